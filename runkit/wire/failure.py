@@ -1,0 +1,173 @@
+"""Exceptions on their way: packed over there, themselves again here, with the remote frames in the traceback."""
+
+from __future__ import annotations
+
+import linecache
+import pickle
+import traceback
+import types
+from typing import Any, Dict, List, Optional, Tuple
+
+from runkit.errors import RemoteError
+
+MAX_FRAMES = 200
+MAX_CHAIN = 20
+
+
+def pack(error: BaseException, hide: str = "") -> Tuple[dict, List[bytes]]:
+    """Describe `error` and the chain of its causes.
+
+    Args:
+        hide: frames of files below this folder (runkit's own) are left out.
+
+    Returns:
+        A JSON object, and one pickle per exception of the chain (empty where it cannot be pickled).
+    """
+    chain: List[BaseException] = []
+    links: List[dict] = []
+    _walk(error, chain, links)
+    parts = []
+    for one, link in zip(chain, links):
+        link["type"] = _type_name(type(one))
+        try:
+            link["text"] = str(one)
+        except Exception as problem:  # a user's broken __str__
+            link["text"] = f"<str() failed: {problem!r}>"
+        link["frames"] = _frames(one.__traceback__, hide)
+        link["notes"] = [str(note) for note in getattr(one, "__notes__", ())]
+        parts.append(_pickled(one))
+    links[0]["formatted"] = _format(error, hide)
+    return {"chain": links}, parts
+
+
+def _walk(error: BaseException, chain: List[BaseException], links: List[dict]) -> int:
+    chain.append(error)
+    link: dict = {"suppress": error.__suppress_context__}
+    links.append(link)
+    for name, other in (("cause", error.__cause__), ("context", error.__context__)):
+        if other is None or len(chain) >= MAX_CHAIN:
+            continue
+        known = next((i for i, one in enumerate(chain) if one is other), None)
+        link[name] = _walk(other, chain, links) if known is None else known
+    return next(i for i, one in enumerate(chain) if one is error)
+
+
+def _type_name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _pickled(error: BaseException) -> bytes:
+    if isinstance(error, (SystemExit, KeyboardInterrupt, GeneratorExit)):
+        return b""  # these must not act on the caller's process
+    try:
+        import cloudpickle  # late, as in codec
+
+        return cloudpickle.dumps(error, protocol=5)
+    except Exception:  # whatever its attributes raise: the description is enough for a RemoteError
+        return b""
+
+
+def _frames(tb: Optional[types.TracebackType], hide: str) -> List[list]:
+    found = []
+    for frame, lineno in traceback.walk_tb(tb):
+        name = frame.f_code.co_filename
+        if hide and name.startswith(hide):
+            continue
+        line = linecache.getline(name, lineno, frame.f_globals).rstrip("\n")
+        found.append([name, lineno, frame.f_code.co_name, line])
+    return found[-MAX_FRAMES:]
+
+
+def _format(error: BaseException, hide: str) -> str:
+    report = traceback.TracebackException.from_exception(error)
+    seen = set()
+    stack: List[Any] = [report]
+    while stack:
+        one = stack.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if hide:
+            one.stack[:] = [frame for frame in one.stack if not frame.filename.startswith(hide)]
+        stack += [one.__cause__, one.__context__, *(getattr(one, "exceptions", None) or ())]
+    return "".join(report.format())
+
+
+def unpack(description: dict, parts: List[Any], where: str, local: Optional[Dict[str, str]] = None) -> BaseException:
+    """The exception as this side can have it: itself, or a `RemoteError` that carries its name, message and traceback.
+
+    Args:
+        where: shown before the file in the traceback's lines, e.g. "box".
+        local: folders over there → the same folders here, so that a frame of synced code names the file the user edits.
+    """
+    links = description["chain"]
+    errors = [_revive(link, part) for link, part in zip(links, parts)]
+    for error, link in zip(errors, links):
+        error.__cause__ = errors[link["cause"]] if "cause" in link else None
+        error.__context__ = errors[link["context"]] if "context" in link else None
+        error.__suppress_context__ = link["suppress"]
+        error.__traceback__ = _traceback(link["frames"], where, local or {})
+        if link["notes"] and not getattr(error, "__notes__", None):
+            for note in link["notes"]:
+                add_note(error, note)
+    return errors[0]
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """PEP 678 notes, also where Python is older than 3.11 (they are kept, not shown)."""
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    else:
+        error.__notes__ = [*getattr(error, "__notes__", ()), note]  # type: ignore[attr-defined]  # PEP 678 before 3.11
+
+
+def _revive(link: dict, part: Any) -> BaseException:
+    if len(part):
+        try:
+            error = pickle.loads(part)
+            if isinstance(error, BaseException) and not isinstance(error, RemoteError):
+                return error
+        except Exception:  # not importable here, or its __init__ wants other arguments
+            pass
+    return RemoteError(link["type"], link["text"], link.get("formatted", ""))
+
+
+def _traceback(frames: List[list], where: str, local: Dict[str, str]) -> Optional[types.TracebackType]:
+    tb: Optional[types.TracebackType] = None
+    for name, lineno, function, line in reversed(frames):
+        tb = _one_frame(_shown(name, where, local), lineno, function, line, tb)
+    return tb
+
+
+def _shown(name: str, where: str, local: Dict[str, str]) -> str:
+    for there, here in local.items():
+        if name.startswith(there):
+            return here + name[len(there) :]
+    return f"<{where}>{name}" if name.startswith("/") else name
+
+
+def _one_frame(
+    name: str, lineno: int, function: str, line: str, below: Optional[types.TracebackType]
+) -> Optional[types.TracebackType]:
+    """A traceback entry made of a stub function that carries the remote file, line and function name."""
+    if line and not linecache.getline(name, lineno):
+        old = linecache.cache.get(name)
+        lines = list(old[2]) if old is not None and len(old) == 4 else []
+        lines += ["\n"] * (lineno - len(lines))
+        lines[lineno - 1] = line + "\n"
+        linecache.cache[name] = (len(lines), None, lines, name)
+    try:
+        stub = compile("\n" * (lineno - 1) + "raise _Stub", name, "exec")
+        stub = stub.replace(co_name=function)
+        if hasattr(stub, "co_qualname"):
+            stub = stub.replace(co_qualname=function)
+        exec(stub, {"_Stub": _Stub, "__name__": function, "__file__": name})
+    except _Stub as error:
+        assert error.__traceback__ is not None and error.__traceback__.tb_next is not None
+        top = error.__traceback__.tb_next
+        return types.TracebackType(below, top.tb_frame, top.tb_lasti, lineno)
+    return below
+
+
+class _Stub(Exception):
+    pass

@@ -1,0 +1,223 @@
+"""One end of a session: numbered frames that survive a cut connection, and blobs beside them.
+
+A lane outlives the connections that carry it. Frames are numbered, kept until the other side has seen them, and sent again after
+a reconnect; what arrives twice is dropped. So a call is executed at most once and its logs and result arrive exactly once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
+
+from runkit.wire import frames
+from runkit.wire.frames import BLOB_BYTES, BlobRef, Frame, encode
+from runkit.wire.streams import send_blob
+
+ACK_EVERY = 64
+KEPT_LOG_BYTES = 64 * 1024 * 1024
+"""How much output is kept for a client that is cut off; what is printed beyond it is dropped, and said so."""
+
+Writer = Callable[[bytes], Any]
+
+
+class Lane:
+    """The numbered stream of one session, seen from one side. All methods may be called from any thread.
+
+    Args:
+        inline: never split large parts off as blobs (a peer without a bulk connection).
+        want_bulk: called, without locks, when a blob waits and there is no bulk connection.
+    """
+
+    def __init__(self, inline: bool = False, want_bulk: Optional[Callable[[], None]] = None):
+        self._inline = inline
+        self._want_bulk = want_bulk
+        self._lock = threading.Lock()
+        self._write: Optional[Writer] = None
+        self._sent = 0
+        self._received = 0
+        self._acked = 0  # what we last told the other side we have
+        self._kept: Deque[Tuple[int, bytes]] = deque()
+        self._kept_bytes = 0
+        self._dropped = 0
+        self._bulk_lock = threading.Lock()
+        self._bulk: Any = None
+        self._next_blob = 1
+        self._blobs: Dict[int, Any] = {}  # sent, not yet acknowledged
+        self._arrived: Dict[int, Any] = {}  # received, their frame still to come
+        self._seen_blobs: set = set()
+        self._held: Dict[int, Deque[Frame]] = {}  # per call: frames behind one that waits for its blobs
+
+    # -- sending
+
+    @property
+    def received(self) -> int:
+        """The number of the last frame received, for HELLO and WELCOME."""
+        return self._received
+
+    @property
+    def connected(self) -> bool:
+        return self._write is not None
+
+    def send(self, kind: int, call: int = 0, meta: Optional[dict] = None, parts: Sequence[Any] = (), flags: int = 0) -> None:
+        """Send a frame now, or when the connection is back. Large parts go over the bulk connection, from the caller's thread."""
+        blobs: List[Tuple[int, Any]] = []
+        if not self._inline and any(len(part) >= BLOB_BYTES for part in parts):
+            parts, blobs = self._split(parts)
+        with self._lock:
+            if kind == frames.LOG and self._write is None and self._kept_bytes > KEPT_LOG_BYTES:
+                self._dropped += sum(map(len, parts))
+                return
+            self._sent = seq = self._sent + 1
+            self._acked = self._received
+            data = encode(kind, call, meta, parts, seq, self._received, flags)
+            self._kept.append((seq, data))
+            self._kept_bytes += len(data)
+            self._out(data)
+        for number, part in blobs:
+            self._send_blob(number, part)
+
+    def _split(self, parts: Sequence[Any]) -> Tuple[List[Any], List[Tuple[int, Any]]]:
+        out: List[Any] = []
+        blobs = []
+        for part in parts:
+            if len(part) < BLOB_BYTES:
+                out.append(part)
+                continue
+            with self._lock:
+                number = self._next_blob
+                self._next_blob += 1
+            self._blobs[number] = part
+            blobs.append((number, part))
+            out.append(BlobRef(number))
+        return out, blobs
+
+    def _send_blob(self, number: int, part: Any) -> None:
+        with self._bulk_lock:
+            bulk = self._bulk
+            if bulk is not None and number in self._blobs:
+                try:
+                    send_blob(bulk, number, part)
+                    return
+                except OSError:
+                    self._bulk = None
+                except BaseException:  # Ctrl-C half way: what is on the wire is torn, so the connection has to go
+                    self._bulk = None
+                    self._blobs.pop(number, None)
+                    bulk.close()
+                    raise
+        if self._want_bulk is not None:
+            self._want_bulk()
+
+    def _out(self, data: bytes) -> None:
+        if self._write is not None:
+            try:
+                self._write(data)
+            except OSError:  # the frame is kept; whoever reads this connection notices and reconnects
+                self._write = None
+            except BaseException:  # torn by Ctrl-C: the writer's owner closes the connection
+                self._write = None
+                raise
+
+    # -- connections
+
+    def attach(self, write: Writer, peer_received: int, greeting: bytes = b"") -> None:
+        """A new connection carries the lane: `greeting` goes first, then what the other side has not seen."""
+        with self._lock:
+            self._forget(peer_received)
+            self._write = write
+            for data in ([greeting] if greeting else []) + [data for _, data in self._kept]:
+                self._out(data)
+
+    def detach(self, write: Optional[Writer] = None) -> None:
+        """The connection is gone (only if it is still the one given)."""
+        with self._lock:
+            if write is None or self._write == write:
+                self._write = None
+
+    def attach_bulk(self, sock: Any) -> None:
+        """A new bulk connection: blobs that were not acknowledged go out on it, from the caller's thread."""
+        with self._bulk_lock:
+            old, self._bulk = self._bulk, sock
+            if old is not None and old is not sock:
+                old.close()
+            for number, part in list(self._blobs.items()):
+                try:
+                    send_blob(sock, number, part)
+                except OSError:
+                    self._bulk = None
+                    return
+
+    def detach_bulk(self, sock: Any) -> None:
+        with self._bulk_lock:
+            if self._bulk is sock:
+                self._bulk = None
+
+    @property
+    def has_bulk(self) -> bool:
+        return self._bulk is not None
+
+    @property
+    def owes_blobs(self) -> bool:
+        return bool(self._blobs)
+
+    def take_dropped(self) -> int:
+        """Bytes of output that were dropped while nobody was connected, since last asked."""
+        with self._lock:
+            dropped, self._dropped = self._dropped, 0
+            return dropped
+
+    # -- receiving (one thread for frames, one for blobs)
+
+    def accept(self, frame: Frame) -> List[Frame]:
+        """Take a received frame. Gives the frames to handle now: none, it, or it and those held behind it."""
+        with self._lock:
+            self._forget(frame.ack)
+            if frame.kind in frames.UNNUMBERED:
+                return [] if frame.kind == frames.ACK else [frame]
+            if frame.seq <= self._received:
+                return []
+            self._received = frame.seq
+            if self._received - self._acked >= ACK_EVERY:
+                self._acked = self._received
+                self._out(encode(frames.ACK, ack=self._received))
+            if frame.kind == frames.BLOB_ACK:
+                self._blobs.pop(frame.meta["blob"], None)
+                return []
+            held = self._held.get(frame.call)
+            if held is not None:
+                held.append(frame)
+                return []
+            if not self._fill(frame):
+                self._held[frame.call] = deque([frame])
+                return []
+            return [frame]
+
+    def accept_blob(self, number: int, memory: Any) -> List[Frame]:
+        """Take a received blob. Gives the frames that are whole with it."""
+        ready: List[Frame] = []
+        with self._lock:
+            if number not in self._seen_blobs:
+                self._seen_blobs.add(number)
+                self._arrived[number] = memory
+                for call, held in list(self._held.items()):
+                    while held and self._fill(held[0]):
+                        ready.append(held.popleft())
+                    if not held:
+                        del self._held[call]
+        self.send(frames.BLOB_ACK, meta={"blob": number})
+        return ready
+
+    def _fill(self, frame: Frame) -> bool:
+        parts = frame.parts
+        if any(type(part) is BlobRef and part not in self._arrived for part in parts):
+            return False
+        for i, part in enumerate(parts):
+            if type(part) is BlobRef:
+                parts[i] = self._arrived.pop(part)
+        return True
+
+    def _forget(self, ack: int) -> None:
+        kept = self._kept
+        while kept and kept[0][0] <= ack:
+            self._kept_bytes -= len(kept.popleft()[1])

@@ -1,0 +1,102 @@
+"""Child processes of a call: their output, and who they are when the call has to stop."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any, Dict, List, Set
+
+from runkit.worker.output import Output
+from runkit.worker.task import Task, current
+
+
+def watch_subprocess(output: Output) -> bool:
+    """Give children started through `subprocess` a pipe of their call's own, and remember them. True once it is done.
+
+    Does nothing until user code has imported subprocess: importing it costs a third of the worker's start.
+    """
+    module: Any = sys.modules.get("subprocess")
+    if module is None or not hasattr(module, "Popen"):
+        return False
+    original = module.Popen.__init__
+
+    def start(self: Any, *args: Any, **kwargs: Any) -> None:
+        task = current.get()
+        if task is None or task.finished:
+            original(self, *args, **kwargs)
+            return
+        for name, position, stream in (("stdout", 4, 1), ("stderr", 5, 2)):
+            if len(args) <= position and kwargs.get(name) is None:
+                kwargs[name] = output.pipe_for(task, stream)
+        original(self, *args, **kwargs)
+        task.pids.add(self.pid)
+
+    start.__wrapped__ = original  # type: ignore[attr-defined]  # functions take attributes; inspect.signature looks here
+    module.Popen.__init__ = start
+    return True
+
+
+def watch_threads() -> None:
+    """Threads that a call starts belong to it, too (before Python 3.14 they inherit no context)."""
+    import threading
+
+    original = threading.Thread.start
+
+    def start(self: threading.Thread) -> None:
+        task = current.get()
+        if task is not None:
+            run = self.run
+
+            def tagged() -> None:
+                current.set(task)
+                run()
+
+            self.run = tagged  # type: ignore[method-assign]  # the documented way to give a thread its work
+        original(self)
+
+    threading.Thread.start = start  # type: ignore[method-assign]
+
+
+def of_call(task: Task, alone: bool, others: Set[int]) -> List[int]:
+    """The processes that `task` started and their descendants, youngest generation last.
+
+    Args:
+        alone: no other call runs, so every child of this process that is younger than the call is its own.
+        others: pids known to belong to other calls.
+    """
+    parents: Dict[int, int] = {}
+    born: Dict[int, float] = {}
+    boot = time.time() - _uptime()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    fields = file.read().rpartition(b")")[2].split()
+            except OSError:  # it has just ended
+                continue
+            parents[int(name)] = int(fields[1])
+            born[int(name)] = boot + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    me = os.getpid()
+    found = [pid for pid in task.pids if parents.get(pid) == me]
+    if alone:
+        found += [
+            pid for pid, parent in parents.items()
+            if parent == me and born[pid] >= task.started - 0.05 and pid not in others and pid not in found
+        ]  # fmt: skip
+    for pid in found:  # grows while it is walked: children of children follow
+        found += [child for child, parent in parents.items() if parent == pid and child not in found]
+    return found
+
+
+def signal_all(pids: List[int], number: int) -> None:
+    for pid in reversed(pids):
+        try:
+            os.kill(pid, number)
+        except OSError:
+            pass
+
+
+def _uptime() -> float:
+    with open("/proc/uptime") as file:
+        return float(file.read().split()[0])

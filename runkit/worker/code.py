@@ -1,0 +1,143 @@
+"""Synced code: which folders are on `sys.path`, and which of their modules are still the current ones.
+
+A root is a mirror of a folder of some client. A call names the roots it needs, each with the digest of its content. Before the call
+runs, the roots it names are put in place: modules of a root that changed are dropped, so helpers that were imported transitively are
+fresh as well, while third-party imports stay; modules of roots that the call does not name are set aside, so two projects with
+modules of the same name never see each other's.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import linecache
+import os
+import sys
+import threading
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from runkit.worker.task import current
+
+Root = Tuple[str, str, Tuple[str, ...]]
+"""(root id, digest, folders below the root that are on sys.path, in order)"""
+
+
+def as_roots(given: Sequence[dict]) -> Tuple[Root, ...]:
+    return tuple((root["id"], root["digest"], tuple(root.get("paths") or [""])) for root in given)
+
+
+class Code:
+    """The roots of this worker.
+
+    Args:
+        home: the folder that holds the mirrors (`<id>/tree`).
+        always: roots of the env itself: its working dir and the local folders among its requirements.
+        working_dir: id of the root that is the current folder, or None for the first root of each call.
+    """
+
+    def __init__(self, home: str, always: Sequence[dict], working_dir: Optional[str]):
+        self._home = home
+        self._base = list(sys.path)
+        self._always: Tuple[Root, ...] = as_roots(always)
+        self._working_dir = working_dir
+        self._lock = threading.RLock()
+        self._active: Tuple[Root, ...] = ()
+        self._digests: Dict[str, str] = {}
+        self._aside: Dict[str, Tuple[str, Dict[str, Any]]] = {}
+        self._contexts = 0
+        self.changes = 0  # counts refreshed roots: stored objects look here whether their class may be stale
+
+    def tree(self, root: str) -> str:
+        return os.path.join(self._home, root, "tree")
+
+    def switch(self, always: Sequence[dict], working_dir: Optional[str], added: Sequence[str] = ()) -> None:
+        """The env was sent again: other roots of its own, or folders added to the path."""
+        with self._lock:
+            self._always = as_roots(always)
+            self._working_dir = working_dir
+            self._base += [path for path in added if path not in self._base]
+            active, self._active = self._active, ()
+            self.activate([root for root in active if root[0] not in {one[0] for one in self._always}])
+
+    def latest(self, roots: Sequence[Root]) -> Tuple[Root, ...]:
+        """The same roots at the digest that any call has named last."""
+        return tuple((root, self._digests.get(root, digest), paths) for root, digest, paths in roots)
+
+    def activate(self, roots: Sequence[Root]) -> None:
+        """Put these roots, and the env's own behind them, in place."""
+        wanted = tuple(roots) + tuple(root for root in self._always if root[0] not in {one[0] for one in roots})
+        if wanted == self._active:
+            return
+        with self._lock:
+            if wanted == self._active:
+                return
+            self._contexts += 1
+            if self._contexts == 3:  # the empty one, the first one, and now another
+                self._guard_imports()
+            keep = {root: digest for root, digest, _ in wanted}
+            for root in {root for root, _, _ in self._active} - set(keep):
+                self._aside[root] = (self._digests.get(root, ""), self._take(root))
+            for root, digest, _ in wanted:
+                if self._digests.get(root) not in (None, digest):
+                    self._take(root)
+                    self._aside.pop(root, None)
+                    self.changes += 1
+                elif root in self._aside:
+                    sys.modules.update(self._aside.pop(root)[1])
+                self._digests[root] = digest
+            entries = [os.path.join(self.tree(root), path) if path else self.tree(root) for root, _, paths in wanted for path in paths]
+            sys.path[:] = entries + [path for path in self._base if path not in entries]
+            importlib.invalidate_caches()
+            linecache.checkcache()
+            self._active = wanted
+            self._enter(wanted)
+
+    def _enter(self, roots: Sequence[Root]) -> None:
+        folder = self._working_dir or (roots[0][0] if roots else None)
+        if folder is not None:
+            try:
+                os.chdir(self.tree(folder))
+            except OSError:  # the mirror was removed by hand: imports will say so
+                pass
+
+    def _take(self, root: str) -> Dict[str, Any]:
+        """Remove the modules of a root from sys.modules; gives them."""
+        tree = os.path.join(self.tree(root), "")
+        taken = {name: module for name, module in list(sys.modules.items()) if name != "__main__" and _lies_in(module, tree)}
+        for name, module in taken.items():
+            del sys.modules[name]
+            parent, _, child = name.rpartition(".")
+            if parent in sys.modules and getattr(sys.modules[parent], child, None) is module:
+                try:
+                    delattr(sys.modules[parent], child)  # a namespace package shared with others keeps no stale child
+                except AttributeError:
+                    pass
+        return taken
+
+    def _guard_imports(self) -> None:
+        """Calls of different roots overlap: an import inside a function first puts its own call's roots in place."""
+        original = builtins.__import__
+
+        def import_for_call(name: str, *args: Any, **kwargs: Any) -> Any:
+            task = current.get()
+            if task is not None and task.roots and task.roots != self._active[: len(task.roots)]:
+                with self._lock:
+                    self.activate(self.latest(task.roots))
+                    return original(name, *args, **kwargs)
+            return original(name, *args, **kwargs)
+
+        builtins.__import__ = import_for_call
+
+    def origins(self) -> List[str]:
+        """The trees in place now."""
+        return [self.tree(root) for root, _, _ in self._active]
+
+
+def _lies_in(module: Any, tree: str) -> bool:
+    try:
+        file = getattr(module, "__file__", None)
+        if file:
+            return os.path.abspath(file).startswith(tree)
+        return any(os.path.join(path, "").startswith(tree) for path in getattr(module, "__path__", ()))
+    except Exception:  # modules that are objects in disguise raise what they like
+        return False

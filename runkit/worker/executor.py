@@ -1,0 +1,338 @@
+"""Runs calls: the first on the main thread, overlapping ones on threads, coroutines on one event loop."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import queue
+import signal
+import struct
+import threading
+import types
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Optional
+
+from runkit.wire import codec, failure, frames
+from runkit.wire.streams import spawn
+from runkit.worker.output import Output
+from runkit.worker.task import Interrupted, Task, current
+
+MAX_THREADS = 512
+AHEAD = 4
+"""How many items a generator may run ahead of its reader."""
+
+
+class Gate:
+    """At most `limit` calls of one function or object at once; the others wait here in order of arrival."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.waiting: Deque[Task] = deque()
+
+
+class Executor:
+    """Takes tasks from the connections' threads and sees each to its one end.
+
+    Args:
+        find: gives the callable of a task and puts its code in place.
+        keep: stores a result that stays here.
+        hide: frames of files below this folder are left out of tracebacks.
+        state: path of a small file that always holds the number of running calls (u64), for the keeper.
+    """
+
+    def __init__(self, find: Callable[[Task], Any], keep: Callable[[Task, str, Any], None], hide: str, state: str):
+        self._find = find
+        self._keep = keep
+        self._hide = hide
+        self._lock = threading.Lock()
+        self._main: "queue.SimpleQueue[Task]" = queue.SimpleQueue()
+        self._main_idle = True
+        self._main_task: Optional[Task] = None
+        self._idle: List["queue.SimpleQueue[Task]"] = []
+        self._threads = 0
+        self._backlog: Deque[Task] = deque()
+        self._gates: Dict[str, Gate] = {}
+        self._loop: Any = None
+        self.running: Dict[int, Task] = {}
+        self.output: Output
+        self.before: List[Callable[[], bool]] = []  # tried before each call until they return True
+        self._state: Any = bytearray(8)
+        if state:
+            with open(os.open(state, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+                file.truncate(8)
+                self._state = mmap.mmap(file.fileno(), 8)
+
+    # -- arrival
+
+    def submit(self, task: Task) -> None:
+        """Run a task as soon as its concurrency limit lets it."""
+        if task.limit:
+            with self._lock:
+                gate = task.gate = self._gates.setdefault(task.session.gate_name(task), Gate())
+                if gate.running >= task.limit:
+                    gate.waiting.append(task)
+                    return
+                gate.running += 1
+        self._dispatch(task)
+
+    def _dispatch(self, task: Task) -> None:
+        with self._lock:
+            self.running[task.number] = task
+            struct.pack_into("<Q", self._state, 0, len(self.running))
+            if self._main_idle:
+                self._main_idle = False
+                inbox = self._main
+            elif self._idle:
+                inbox = self._idle.pop()
+            elif self._threads < MAX_THREADS:
+                self._threads += 1
+                inbox = queue.SimpleQueue()
+                spawn(f"call-{self._threads}", self._serve, inbox)
+            else:
+                self._backlog.append(task)
+                return
+        inbox.put(task)
+
+    def sole(self) -> Optional[Task]:
+        """The call that runs alone, or None."""
+        with self._lock:
+            return next(iter(self.running.values())) if len(self.running) == 1 else None
+
+    def unqueue(self, task: Task) -> bool:
+        """Take a task out of its gate's queue; False if it has left it."""
+        with self._lock:
+            try:
+                task.gate.waiting.remove(task)
+                return True
+            except (AttributeError, ValueError):
+                return False
+
+    # -- threads
+
+    def serve_main(self) -> None:
+        """Run calls on the main thread, for ever."""
+        signal.signal(signal.SIGINT, self._on_sigint)
+        while True:
+            try:
+                task = self._main_task = self._main.get()
+                self._run(task, True)
+            except KeyboardInterrupt:  # arrived between two calls
+                pass
+            self._main_task = None
+            with self._lock:
+                task_waiting = self._backlog.popleft() if self._backlog else None
+                self._main_idle = task_waiting is None
+            if task_waiting is not None:
+                self._main.put(task_waiting)
+
+    def _serve(self, inbox: "queue.SimpleQueue[Task]") -> None:
+        while True:
+            try:
+                self._run(inbox.get(), False)
+            except KeyboardInterrupt:
+                pass
+            with self._lock:
+                task_waiting = self._backlog.popleft() if self._backlog else None
+                if task_waiting is None:
+                    self._idle.append(inbox)
+            if task_waiting is not None:
+                inbox.put(task_waiting)
+
+    def _on_sigint(self, number: int, frame: Any) -> None:
+        task = self._main_task
+        if task is not None and task.cancelled and task.interruptible:
+            raise Interrupted
+
+    # -- one call
+
+    def _run(self, task: Task, on_main: bool) -> None:
+        token = current.set(task)
+        task.begin(on_main)
+        later = False
+        try:
+            if self.before:
+                self.before = [step for step in self.before if not step()]
+            try:
+                if task.cancelled:
+                    raise Interrupted
+                function = self._find(task)
+                task.interruptible = True
+                if "op" in task.meta:
+                    value = function(task)
+                else:
+                    args, kwargs = self._arguments(task)
+                    value = function(*args, **kwargs)
+                    del args, kwargs
+                kind = type(value)
+                if kind is types.GeneratorType:
+                    value = self._generate(task, value)
+                later = kind is types.CoroutineType or kind is types.AsyncGeneratorType
+            finally:
+                task.interruptible = False
+            if later:
+                self._start_async(task, value)
+            else:
+                self._succeed(task, value)
+        except BaseException as error:  # a SystemExit of user code must not end the worker either
+            self._fail(task, error)
+        finally:
+            current.reset(token)
+            if not later:
+                self._end(task)
+
+    def _arguments(self, task: Task) -> Any:
+        parts, task.parts = task.parts, []
+        if not parts:
+            return (), {}
+        if task.json:
+            given = json.loads(bytes(parts[0]))
+            return given.get("args", []), given.get("kwargs", {})
+        return codec.load(parts)
+
+    def _dump(self, task: Task, value: Any, what: str) -> List[Any]:
+        if task.json:
+            try:
+                return [json.dumps(value).encode()]
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"{what} has no JSON form: {error}") from None
+        return codec.dump(value, what)
+
+    def _succeed(self, task: Task, value: Any) -> None:
+        if task.cancelled:
+            raise Interrupted
+        key = task.meta.get("keep")
+        if key is not None:
+            self._keep(task, key, value)
+            kind = type(value)
+            meta: Optional[dict] = {"kept": key, "type": f"{kind.__module__}.{kind.__qualname__}"}
+            parts: List[Any] = []
+        else:
+            meta, parts = None, self._dump(task, value, "the result")
+        self.output.finish(task)
+        task.finish(frames.RESULT, meta, parts)
+
+    def _fail(self, task: Task, error: BaseException) -> None:
+        try:
+            self.output.finish(task)
+            if task.cancelled:
+                task.finish(frames.CANCELLED, {"stopped": True})
+                return
+            described, parts = failure.pack(error, self._hide)
+            task.finish(frames.ERROR, {"failure": described}, parts)
+        except Exception as problem:  # a call always ends, even if its exception is a monster
+            described, parts = failure.pack(RuntimeError(f"{type(error).__name__}, and describing it failed: {problem!r}"))
+            task.finish(frames.ERROR, {"failure": described}, parts)
+
+    def _end(self, task: Task) -> None:
+        self.output.close_pipes(task)
+        following = None
+        with self._lock:
+            self.running.pop(task.number, None)
+            struct.pack_into("<Q", self._state, 0, len(self.running))
+            gate = task.gate
+            if gate is not None:
+                if gate.waiting:
+                    following = gate.waiting.popleft()
+                else:
+                    gate.running -= 1
+        task.session.ended(task)
+        if following is not None:
+            self._dispatch(following)
+
+    # -- generators
+
+    def _generate(self, task: Task, generator: Any) -> Any:
+        """Send the items of a generator, at most a few ahead of the reader; gives its return value."""
+        self._begin_items(task)
+        try:
+            while True:
+                task.interruptible = False
+                with task.credit:  # type: ignore[union-attr]  # set by _begin_items
+                    while task.credits <= 0 and not task.cancelled:
+                        task.credit.wait()  # type: ignore[union-attr]
+                    task.credits -= 1
+                if task.cancelled:
+                    raise Interrupted
+                task.interruptible = True
+                try:
+                    item = next(generator)
+                except StopIteration as stop:
+                    return stop.value
+                self._item(task, item)
+        finally:
+            task.interruptible = False
+            generator.close()  # the user's finally blocks run now, in this call
+
+    def _begin_items(self, task: Task) -> None:
+        task.credit = threading.Condition()
+        task.credits = task.meta.get("ahead", AHEAD)
+        task.send(frames.STARTED, {"gen": 1})
+
+    def _item(self, task: Task, item: Any) -> None:
+        parts = self._dump(task, item, "an item of the generator")
+        self.output.finish(task)
+        task.send(frames.ITEM, None, parts)
+
+    # -- coroutines
+
+    def _start_async(self, task: Task, value: Any) -> None:
+        import asyncio  # late: it costs more than the rest of the worker's start together
+
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                spawn("event-loop", self._loop.run_forever)
+
+        async def drive() -> None:
+            current.set(task)
+            try:
+                if type(value) is types.AsyncGeneratorType:
+                    result = await self._generate_async(task, value, asyncio)
+                else:
+                    result = await value
+            except BaseException as error:
+                finish, outcome = self._fail, error
+            else:
+                finish, outcome = self._succeed_async, result
+            task.interruptible = False
+            # Pickling and sending may block; the other coroutines must not wait for it.
+            await self._loop.run_in_executor(None, self._conclude, task, finish, outcome)
+
+        def begin() -> None:
+            running = self._loop.create_task(drive())
+            task.stop_async = lambda: self._loop.call_soon_threadsafe(running.cancel)
+            if task.cancelled:
+                running.cancel()
+
+        self._loop.call_soon_threadsafe(begin)
+
+    def _succeed_async(self, task: Task, value: Any) -> None:
+        try:
+            self._succeed(task, value)
+        except BaseException as error:
+            self._fail(task, error)
+
+    def _conclude(self, task: Task, finish: Callable[[Task, Any], None], outcome: Any) -> None:
+        token = current.set(task)
+        try:
+            finish(task, outcome)
+        finally:
+            current.reset(token)
+            self._end(task)
+
+    async def _generate_async(self, task: Task, generator: Any, asyncio: Any) -> None:
+        self._begin_items(task)
+        assert task.credit is not None
+        try:
+            while True:
+                while task.credits <= 0:
+                    await asyncio.sleep(0.002)
+                task.credits -= 1
+                try:
+                    item = await generator.__anext__()
+                except StopAsyncIteration:
+                    return
+                self._item(task, item)
+        finally:
+            await generator.aclose()

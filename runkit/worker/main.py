@@ -1,0 +1,160 @@
+"""The worker process: puts its parts together, listens, and runs calls on its main thread."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any, Dict
+
+from runkit.wire import frames
+from runkit.wire.streams import read_one, spawn
+from runkit.worker import children, here
+from runkit.worker.code import Code
+from runkit.worker.control import Control
+from runkit.worker.executor import Executor
+from runkit.worker.operations import Operations
+from runkit.worker.output import Output
+from runkit.worker.session import Session, Sessions
+from runkit.worker.stopper import Stopper
+from runkit.worker.store import Store
+from runkit.worker.targets import Targets
+from runkit.worker.task import Task
+
+
+class Worker:
+    """One env's process.
+
+    Args:
+        config: what the keeper says: env, generation, socket, control, roots_home, roots, working_dir, log, vendor, and the
+            descriptors stdout_fd, stderr_fd, ready_fd and lifeline_fd.
+    """
+
+    def __init__(self, config: Dict[str, Any]):
+        self.env: str = config["env"]
+        self.config = config
+        self.control = Control(config.get("control", ""), self._hello, self._order)
+        self.store = Store(self.env, self.control)
+        self.code = Code(config.get("roots_home", ""), config.get("roots", ()), config.get("working_dir"))
+        hide = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+        self.targets = Targets(self.code, self.store, Operations(self).table())
+        self.executor = Executor(self.targets.find, self._keep, hide, config["socket"] + ".running")
+        self.output = self.executor.output = Output(
+            config["stdout_fd"], config["stderr_fd"], config.get("log", ""), self.executor.sole
+        )
+        self.stopper = Stopper(self.executor, self.store.keys, self._replace)
+        self.sessions = Sessions(self)
+
+    def identity(self) -> Dict[str, Any]:
+        """What a client is told when it connects."""
+        version = sys.version_info
+        return {
+            "env": self.env,
+            "generation": self.config["generation"],
+            "pid": os.getpid(),
+            "python": f"{version[0]}.{version[1]}",
+            "roots_home": self.config.get("roots_home", ""),
+        }
+
+    def forget(self, session: Session) -> None:
+        self.sessions.drop(session)
+
+    def run(self) -> None:
+        """Listen, say so, and serve for ever."""
+        self.output.install()
+        children.watch_threads()
+        self.executor.before.append(lambda: children.watch_subprocess(self.output))
+        listener = socket.socket(socket.AF_UNIX)
+        path = self.config["socket"]
+        if os.path.exists(path):
+            os.unlink(path)
+        mask = os.umask(0o177)
+        listener.bind(path)
+        os.umask(mask)
+        listener.listen(128)
+        spawn("accept", self._accept, listener)
+        self.control.start()
+        if self.config.get("lifeline_fd") is not None:
+            spawn("lifeline", self._follow_lifeline, self.config["lifeline_fd"])
+        if self.config.get("ready_fd") is not None:
+            os.write(self.config["ready_fd"], json.dumps({"ready": os.getpid()}).encode() + b"\n")
+            os.close(self.config["ready_fd"])
+        spawn("warm-up", _warm_up)
+        self.executor.serve_main()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            sock, _ = listener.accept()
+            spawn("client", self._serve, sock)
+
+    def _serve(self, sock: socket.socket) -> None:
+        with sock:
+            try:
+                hello = read_one(sock)
+            except OSError:
+                return
+            if hello.kind != frames.HELLO:
+                return
+            session = self.sessions.of(hello.meta)
+            if hello.meta.get("lane") == "bulk":
+                session.serve_bulk(sock)
+            else:
+                session.serve(sock, hello.meta.get("received", 0))
+
+    def _keep(self, task: Task, key: str, value: Any) -> None:
+        self.store.put(key, value, task.roots, self.code.changes)
+
+    # -- the server's side
+
+    def _hello(self) -> Dict[str, Any]:
+        return {
+            "env": self.env,
+            "generation": self.config["generation"],
+            "pid": os.getpid(),
+            "socket": self.config["socket"],
+            "keys": self.store.keys(),
+        }
+
+    def _order(self, message: Dict[str, Any]) -> Any:
+        if message["op"] == "drop":
+            self.store.drop(message["key"])
+        elif message["op"] == "switch":
+            self.code.switch(message.get("roots", ()), message.get("working_dir"), message.get("paths", ()))
+        elif message["op"] == "keys":
+            return self.store.keys()
+        else:
+            raise ValueError(f"unknown order {message['op']!r}")
+        return None
+
+    def _replace(self, why: str) -> None:
+        self.control.tell("replace", env=self.env, generation=self.config["generation"], why=why)
+
+    def _follow_lifeline(self, fd: int) -> None:
+        while os.read(fd, 1024):
+            pass
+        os._exit(0)  # the keeper is gone; nobody could find or stop this process any more
+
+
+def _warm_up() -> None:
+    """Import behind the start what the first call would wait for."""
+    import cloudpickle  # noqa: F401  (late by design)
+
+
+def main() -> None:
+    """Run a worker; the configuration is JSON on standard input."""
+    config = json.load(sys.stdin)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    faulthandler.enable(file=2)  # a segfault leaves its Python stack in the last lines
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    if config.get("vendor"):
+        sys.path.append(config["vendor"])
+    for fd in ("stdout_fd", "stderr_fd", "ready_fd", "lifeline_fd"):
+        if config.get(fd) is not None:
+            os.set_inheritable(config[fd], False)
+    here.worker = worker = Worker(config)
+    worker.run()

@@ -1,0 +1,228 @@
+"""Output: what remote code and its child processes print, tagged with its call and sent as it is written.
+
+Python's own prints carry the call in a context variable and leave at once. Everything else (C code, child processes, `os.write`)
+lands in the pipes behind file descriptors 1 and 2, and belongs to the call that runs alone; a child started through `subprocess` gets a
+pipe of its call's own. Before a result is sent, what is still in the pipes is taken out by the call's own thread: the last
+line always comes before the result, and no marker has to travel through the pipe.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import select
+import struct
+import sys
+import termios
+import threading
+from typing import Any, Callable, Optional
+
+from runkit.wire import frames
+from runkit.wire.streams import spawn
+from runkit.worker.task import Task, current
+
+LOG_BYTES = 32 * 1024 * 1024
+"""The env's log is turned over at this size (bytes)."""
+
+
+class Pipe:
+    """The read end of a pipe that code writes to. Whoever holds the lock reads; nobody ever waits inside a read."""
+
+    def __init__(self, fd: int, stream: int, deliver: Callable[[int, Optional[Task], bytes], None], owner: Optional[Task] = None):
+        self.fd = fd
+        self.stream = stream
+        self.owner = owner
+        self._deliver = deliver
+        self._lock = threading.RLock()
+
+    def waiting(self) -> int:
+        """Bytes that are in the pipe now."""
+        return struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, b"\0\0\0\0"))[0]
+
+    def drain(self) -> None:
+        """Deliver what is in the pipe now (what comes meanwhile is left, so a chatty child cannot hold a call up)."""
+        with self._lock:  # also waits for whoever is delivering what is no longer in the pipe
+            left = self.waiting()
+            while left > 0:
+                data = os.read(self.fd, min(left, 65536))
+                if not data:
+                    return
+                left -= len(data)
+                self._deliver(self.stream, self.owner, data)
+
+    def follow(self) -> None:
+        """Deliver until every writer has closed the pipe; runs in a thread of its own."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        while True:
+            events = poll.poll()
+            with self._lock:
+                if self.waiting():
+                    self.drain()
+                elif events and not events[0][1] & select.POLLIN:
+                    os.close(self.fd)
+                    return
+
+
+class Output:
+    """All output of this worker.
+
+    Args:
+        sole: gives the call that runs alone now, or None.
+        log: path of the env's log file.
+    """
+
+    def __init__(self, stdout_fd: int, stderr_fd: int, log: str, sole: Callable[[], Optional[Task]]):
+        self._sole = sole
+        self._log_path = log
+        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if log else -1
+        self._logged = os.fstat(self._log).st_size if log else 0
+        self.pipes = {1: Pipe(stdout_fd, 1, self.deliver), 2: Pipe(stderr_fd, 2, self.deliver)}
+
+    def install(self) -> None:
+        """Put the tagged streams in place of sys.stdout and sys.stderr and start reading the pipes."""
+        for stream, name in ((1, "stdout"), (2, "stderr")):
+            setattr(sys, name, Tagged(self, stream))
+            setattr(sys, f"__{name}__", getattr(sys, name))
+            spawn(name, self.pipes[stream].follow)
+        os.register_at_fork(after_in_child=self._plain)
+
+    def _plain(self) -> None:
+        """In a forked child: print to the descriptors, since the threads that carry frames did not come along."""
+        for stream, name in ((1, "stdout"), (2, "stderr")):
+            plain = io.TextIOWrapper(io.FileIO(stream, "w", closefd=False), "utf-8", "backslashreplace", line_buffering=True)
+            setattr(sys, name, plain)
+            setattr(sys, f"__{name}__", plain)
+
+    def deliver(self, stream: int, task: Optional[Task], data: bytes) -> None:
+        """Hand bytes to the log and to the client of `task`, else of the call that runs alone."""
+        self.log(data)
+        if task is None or task.finished:
+            task = self._sole()
+        if task is not None and task.stream:
+            task.send(frames.LOG, {"s": stream}, [data])
+
+    def log(self, data: bytes) -> None:
+        """Append to the env's log."""
+        if self._log < 0:
+            return
+        try:
+            os.write(self._log, data)
+            self._logged += len(data)
+            if self._logged > LOG_BYTES:
+                os.replace(self._log_path, self._log_path + ".1")
+                fresh = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                old, self._log, self._logged = self._log, fresh, 0
+                os.close(old)
+        except OSError:  # a full disk must not fail the call that prints
+            pass
+
+    def print(self, stream: int, text: str) -> None:
+        """Take text printed by Python code; it leaves at a line's end, as on a terminal."""
+        task = current.get()
+        if task is None or task.finished:
+            task = self._sole()
+        if task is None:
+            self.pipes[stream].drain()
+            self.log(text.encode("utf-8", "backslashreplace"))
+            return
+        kept = task.text[stream]
+        kept.append(text)
+        if "\n" in text or "\r" in text or len(kept) > 256:
+            self.flush(stream, task)
+
+    def flush(self, stream: int, task: Optional[Task] = None) -> None:
+        task = task or current.get() or self._sole()
+        self.pipes[stream].drain()  # what a child wrote before this line comes before it
+        if task is not None:
+            own = task.pipes.get(stream)
+            if own is not None:
+                own[0].drain()
+            kept = task.text[stream]
+            if kept:
+                text = "".join(kept)
+                kept.clear()
+                self.deliver(stream, task, text.encode("utf-8", "backslashreplace"))
+
+    def finish(self, task: Task) -> None:
+        """Deliver the last of a call's output; its result comes after this."""
+        for stream in (1, 2):
+            self.flush(stream, task)
+
+    def pipe_for(self, task: Task, stream: int) -> int:
+        """The descriptor that child processes of `task` write to; `close_pipes` closes it when the call ends."""
+        if stream not in task.pipes:
+            read, write = os.pipe()
+            pipe = Pipe(read, stream, self.deliver, task)
+            task.pipes[stream] = (pipe, write)
+            spawn("child-output", pipe.follow)
+        return task.pipes[stream][1]
+
+    def close_pipes(self, task: Task) -> None:
+        for _, write in task.pipes.values():
+            os.close(write)
+        task.pipes = {}
+
+
+class Tagged(io.TextIOBase):
+    """sys.stdout or sys.stderr of a worker."""
+
+    def __init__(self, output: Output, stream: int):
+        self._output = output
+        self._stream = stream
+        self.buffer = Raw(output, stream)
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+    line_buffering = True
+
+    @property
+    def name(self) -> str:
+        return "<stdout>" if self._stream == 1 else "<stderr>"
+
+    def write(self, text: str) -> int:
+        if type(text) is not str:
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        self._output.print(self._stream, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._output.flush(self._stream)
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        return self._stream
+
+    def reconfigure(self, **options: Any) -> None:
+        """Accepted, as scripts call it; the stream stays UTF-8."""
+
+    def close(self) -> None:
+        """Not closed: other calls print here too."""
+
+
+class Raw(io.RawIOBase):
+    """`sys.stdout.buffer`: bytes that leave at once."""
+
+    def __init__(self, output: Output, stream: int):
+        self._output = output
+        self._stream = stream
+
+    def write(self, data: Any) -> int:
+        self._output.flush(self._stream)
+        self._output.deliver(self._stream, current.get(), bytes(data))
+        return len(data)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._stream
+
+    def close(self) -> None:
+        """Not closed, as the text stream above it."""

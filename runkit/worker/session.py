@@ -1,0 +1,149 @@
+"""One client of this worker: its connections come and go, its calls and what they printed stay."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Dict, Optional
+
+from runkit.wire import frames
+from runkit.wire.frames import Frame
+from runkit.wire.lane import Lane
+from runkit.wire.streams import read_blob, read_frames
+from runkit.worker.task import Task
+
+if TYPE_CHECKING:
+    from runkit.worker.main import Worker
+
+FORGET_AFTER = 600.0
+"""Seconds after which a session that nobody came back to is dropped, once its calls have ended."""
+
+
+class Session:
+    """A client's calls. Kept across reconnects, so that a call's logs and result are never lost with a connection."""
+
+    def __init__(self, identity: str, worker: "Worker", inline: bool):
+        self.id = identity
+        self.targets: Dict[int, dict] = {}
+        self.left_at: Optional[float] = None
+        self._worker = worker
+        self._tasks: Dict[int, Task] = {}
+        self._closed = False
+        self._lock = threading.Lock()
+        self.lane = Lane(inline, self._want_bulk)
+
+    @property
+    def idle(self) -> bool:
+        return not self._tasks
+
+    def gate_name(self, task: Task) -> str:
+        """Calls with the same name share a concurrency limit."""
+        target = task.meta.get("target") or self.targets.get(task.meta.get("t", -1), {})
+        return str(target.get("key") or target.get("ref") or target.get("value") or task.meta.get("op"))
+
+    # -- sending
+
+    def send(self, kind: int, call: int, meta: Optional[dict], parts: Any, flags: int) -> None:
+        if not self._closed:
+            self.lane.send(kind, call, meta, parts, flags)
+
+    def _want_bulk(self) -> None:
+        if not self._closed:
+            self.lane.send(frames.WANT_BULK)
+
+    def ended(self, task: Task) -> None:
+        with self._lock:
+            self._tasks.pop(task.call, None)
+
+    # -- connections
+
+    def serve(self, sock: socket.socket, received: int) -> None:
+        """Carry the session over a new main connection until it ends."""
+        welcome = frames.encode(frames.WELCOME, meta={**self._worker.identity(), "received": self.lane.received})
+        write = sock.sendall
+        self.left_at = None
+        self.lane.attach(write, received, welcome)
+        dropped = self.lane.take_dropped()
+        if dropped:
+            note = f"[runkit: {dropped} bytes of output were dropped while the connection was down]\n"
+            self.lane.send(frames.LOG, next(iter(self._tasks), 0), {"s": 2}, [note.encode()])
+        try:
+            for frame in read_frames(sock):
+                for ready in self.lane.accept(frame):
+                    self.handle(ready)
+        except OSError:
+            pass
+        finally:
+            self.lane.detach(write)
+            self.left_at = time.monotonic()
+
+    def serve_bulk(self, sock: socket.socket) -> None:
+        """Carry the session's blobs over a bulk connection until it ends."""
+        sock.sendall(frames.encode(frames.WELCOME, meta=self._worker.identity()))
+        threading.Thread(target=self.lane.attach_bulk, args=(sock,), name="runkit-bulk", daemon=True).start()
+        try:
+            while True:
+                for ready in self.lane.accept_blob(*read_blob(sock)):
+                    self.handle(ready)
+        except OSError:
+            pass
+        finally:
+            self.lane.detach_bulk(sock)
+
+    # -- receiving
+
+    def handle(self, frame: Frame) -> None:
+        """Act on a frame of the client."""
+        if frame.kind == frames.CALL:
+            task = Task(self, frame)
+            with self._lock:
+                self._tasks[task.call] = task
+            self._worker.executor.submit(task)
+        elif frame.kind == frames.DEFINE:
+            self.targets[frame.meta["target"]] = {**frame.meta, "parts": frame.parts}
+        elif frame.kind == frames.CANCEL:
+            running = self._tasks.get(frame.call)
+            if running is not None:
+                self._worker.stopper.stop(running, frame.meta["why"])
+        elif frame.kind == frames.NEXT:
+            running = self._tasks.get(frame.call)
+            if running is not None and running.credit is not None:
+                with running.credit:
+                    running.credits += frame.meta["n"]
+                    running.credit.notify_all()
+        elif frame.kind == frames.BYE:
+            self.close()
+
+    def close(self) -> None:
+        """The client has gone: what runs goes on, its streams of items are closed."""
+        self._closed = True
+        self._worker.forget(self)
+        for task in list(self._tasks.values()):
+            if task.credit is not None:
+                self._worker.stopper.stop(task, "abandoned")
+
+
+class Sessions:
+    """The sessions of a worker, by the client's id for them."""
+
+    def __init__(self, worker: "Worker"):
+        self._worker = worker
+        self._sessions: Dict[str, Session] = {}
+        self._lock = threading.Lock()
+
+    def of(self, hello: dict) -> Session:
+        """The session a connection belongs to; old ones that nobody came back to are dropped on the way."""
+        with self._lock:
+            now = time.monotonic()
+            for old in list(self._sessions.values()):
+                if old.idle and old.left_at is not None and now - old.left_at > FORGET_AFTER:
+                    del self._sessions[old.id]
+            found = self._sessions.get(hello["session"])
+            if found is None:
+                found = self._sessions[hello["session"]] = Session(hello["session"], self._worker, bool(hello.get("inline")))
+            return found
+
+    def drop(self, session: Session) -> None:
+        with self._lock:
+            self._sessions.pop(session.id, None)

@@ -1,0 +1,92 @@
+"""Stopping a call that was cancelled, timed out or abandoned: gently first, then its child processes, then the worker."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from typing import Any, Callable, List
+
+from runkit.wire import frames
+from runkit.wire.streams import spawn
+from runkit.worker import children
+from runkit.worker.executor import Executor
+from runkit.worker.task import Interrupted, Task
+
+STEPS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+PATIENCE = 1.0
+"""Seconds between two steps."""
+
+
+class Stopper:
+    """Ends calls on request.
+
+    Args:
+        keys: gives the keys of the store, to say what a replaced worker takes with it.
+        replace: asks the server to replace this worker; called when nothing else runs in it.
+    """
+
+    def __init__(self, executor: Executor, keys: Callable[[], List[str]], replace: Callable[[str], Any]):
+        self._executor = executor
+        self._keys = keys
+        self._replace = replace
+        self._main = threading.main_thread().ident or 0
+
+    def stop(self, task: Task, why: str) -> None:
+        """Stop `task`; returns at once, the call's end tells how it went."""
+        if task.finished or task.cancelled:
+            return
+        task.cancelled = why
+        if self._executor.unqueue(task):
+            task.finish(frames.CANCELLED, {"stopped": True})
+            task.session.ended(task)
+            return
+        if task.credit is not None:
+            with task.credit:
+                task.credit.notify_all()
+        spawn("stop", self._insist, task, why)
+
+    def _insist(self, task: Task, why: str) -> None:
+        if why == "abandoned" and task.wait(PATIENCE):  # a generator that comes to its next item is closed there
+            return
+        for step in STEPS:
+            self._interrupt(task)
+            children.signal_all(self._children(task), step)
+            if task.wait(PATIENCE):
+                self._sweep(task)
+                return
+        others = [one for one in list(self._executor.running.values()) if one is not task]
+        if others:
+            how = f"its code does not react, and {len(others)} other call(s) run in the same process"
+            task.finish(frames.CANCELLED, {"stopped": False, "how": how})
+            return
+        keys = self._keys()
+        lost = f"; its {len(keys)} stored object(s) went with it: {', '.join(map(repr, keys[:20]))}" if keys else ""
+        task.finish(frames.CANCELLED, {"stopped": True, "how": f"the env's process had to be replaced{lost}", "lost": keys})
+        self._replace(f"a call did not stop ({why})")
+
+    def _sweep(self, task: Task) -> None:
+        """Child processes do not outlive a call that was stopped."""
+        left = self._children(task)
+        children.signal_all(left, signal.SIGTERM)
+        end = time.monotonic() + PATIENCE
+        while left and time.monotonic() < end:
+            time.sleep(0.05)
+            left = self._children(task)
+        children.signal_all(left, signal.SIGKILL)
+
+    def _interrupt(self, task: Task) -> None:
+        if task.stop_async is not None:
+            task.stop_async()
+        elif task.on_main:
+            if task.interruptible:
+                signal.pthread_kill(self._main, signal.SIGINT)
+        elif task.interruptible:
+            import ctypes  # late: only calls on threads need it
+
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(task.thread), ctypes.py_object(Interrupted))
+
+    def _children(self, task: Task) -> List[int]:
+        running = list(self._executor.running.values())
+        others = {pid for one in running if one is not task for pid in one.pids}
+        return children.of_call(task, all(one is task for one in running), others)

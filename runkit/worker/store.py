@@ -1,0 +1,86 @@
+"""The env's object store: Python objects under keys, in this process's memory."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Dict, List
+
+from runkit.errors import KeyExists
+from runkit.wire.names import check_name
+from runkit.worker.control import Control
+
+
+class Entry:
+    """A stored object and what its methods need: the roots its class came from, and when they were last looked at."""
+
+    __slots__ = ("changes", "roots", "value")
+
+    def __init__(self, value: Any, roots: Any = (), changes: int = 0):
+        self.value = value
+        self.roots = roots
+        self.changes = changes
+
+
+class Store:
+    """Keys belong to one env of the cluster: storing one here takes it from the env that had it."""
+
+    def __init__(self, env: str, control: Control):
+        self._env = env
+        self._control = control
+        self._entries: Dict[str, Entry] = {}
+        self._lock = threading.Lock()
+
+    def put(self, key: str, value: Any, roots: Any = (), changes: int = 0) -> None:
+        """Store `value`; replaces what the key held."""
+        check_name("key", key)
+        with self._lock:
+            if key in self._entries:
+                self._entries[key] = Entry(value, roots, changes)
+                return
+        self._control.request("claim", env=self._env, key=key)
+        with self._lock:
+            self._entries[key] = Entry(value, roots, changes)
+
+    def entry(self, key: str) -> Entry:
+        """The entry under `key`; KeyError if this env has none."""
+        try:
+            return self._entries[key]
+        except KeyError:
+            raise KeyError(key) from None
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    def keys(self) -> List[str]:
+        return list(self._entries)
+
+    def delete(self, keys: List[str]) -> List[str]:
+        """Remove what is there of `keys`; gives the ones removed."""
+        with self._lock:
+            gone = [key for key in keys if self._entries.pop(key, None) is not None]
+        if gone:
+            self._control.request("release", env=self._env, keys=gone)
+        return gone
+
+    def drop(self, key: str) -> None:
+        """Another env has taken the key over (an order of the server)."""
+        with self._lock:
+            self._entries.pop(key, None)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give an object another key.
+
+        Raises:
+            KeyError: `old` is missing. KeyExists: `new` is there already, here or in another env.
+        """
+        check_name("key", new)
+        entry = self.entry(old)
+        if old == new:
+            return
+        if new in self._entries or self._control.request("where", key=new):
+            raise KeyExists(f"cannot rename {old!r}: the key {new!r} exists")
+        self._control.request("claim", env=self._env, key=new)
+        with self._lock:
+            self._entries[new] = entry
+            self._entries.pop(old, None)
+        self._control.request("release", env=self._env, keys=[old])

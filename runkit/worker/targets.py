@@ -1,0 +1,104 @@
+"""What a call calls: a function of a synced root, a function sent by value, a stored object's method, a built-in operation."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from collections import OrderedDict
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from runkit.wire import codec
+from runkit.worker.code import Code, as_roots
+from runkit.worker.store import Entry, Store
+from runkit.worker.task import Task
+
+KEPT_VALUES = 256
+
+
+class Targets:
+    """Finds the callable of a call and puts its code in place."""
+
+    def __init__(self, code: Code, store: Store, operations: Dict[str, Callable[..., Any]]):
+        self._code = code
+        self._store = store
+        self._operations = operations
+        self._values: "OrderedDict[str, Any]" = OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, task: Task) -> Callable[..., Any]:
+        """The callable of `task`; the roots it needs are active afterwards.
+
+        Raises:
+            KeyError: a stored object that is not there (any more).
+            ImportError, AttributeError: the module or name is not in the synced code.
+        """
+        operation = task.meta.get("op")
+        if operation is not None:
+            self._activate(task, as_roots(task.meta.get("roots", ())))
+            return self._operations[operation]
+        target = task.meta.get("target") or task.session.targets[task.meta["t"]]
+        if "key" in target:
+            return self._method(task, target["key"], target.get("method"))
+        roots = target.get("_roots")
+        if roots is None:
+            roots = target["_roots"] = as_roots(target.get("roots", ()))
+        self._activate(task, roots)
+        if "ref" in target:
+            return self._reference(*target["ref"])
+        return self._value(target)
+
+    def _activate(self, task: Task, roots: Sequence[Any]) -> None:
+        task.roots = tuple(roots)
+        self._code.activate(task.roots)
+
+    def _reference(self, module: str, qualname: str) -> Any:
+        found = sys.modules.get(module) or importlib.import_module(module)
+        for name in qualname.split("."):
+            found = getattr(found, name)
+        return found
+
+    def _value(self, target: dict) -> Any:
+        with self._lock:
+            if target["value"] in self._values:
+                self._values.move_to_end(target["value"])
+                return self._values[target["value"]]
+        value = codec.load(target["parts"])
+        with self._lock:
+            self._values[target["value"]] = value
+            while len(self._values) > KEPT_VALUES:
+                self._values.popitem(last=False)
+        return value
+
+    def _method(self, task: Task, key: str, method: Optional[str]) -> Any:
+        entry = self._store.entry(key)
+        self._activate(task, self._code.latest(entry.roots))
+        self.freshen(entry)
+        return entry.value if method is None else getattr(entry.value, method)
+
+    def freshen(self, entry: Entry) -> None:
+        """Give a stored object the new version of its class after its code was synced again; its state stays."""
+        if entry.changes == self._code.changes:
+            return
+        entry.changes = self._code.changes
+        old = type(entry.value)
+        module, name = getattr(old, "__module__", "builtins"), getattr(old, "__qualname__", "")
+        if old is not type and module not in ("builtins", "__main__") and "<locals>" not in name and entry.roots:
+            if sys.modules.get(module) is None or getattr(sys.modules[module], name, None) is not old:
+                try:
+                    fresh = self._reference(module, name)
+                    if fresh is not old and isinstance(fresh, type):
+                        entry.value.__class__ = fresh
+                except (ImportError, AttributeError, TypeError):  # renamed, or another layout: it stays what it was
+                    pass
+
+
+def methods(value: Any) -> List[Tuple[str, str]]:
+    """The public methods of a value and what kind each is: "call", "async", "gen" or "asyncgen"."""
+    kind = value if isinstance(value, type) else type(value)
+    found = []
+    for name in dir(kind):
+        attribute = getattr(kind, name, None)
+        if (not name.startswith("_") or name == "__call__") and callable(attribute):
+            found.append((name, codec.kind_of(attribute)))
+    return found
