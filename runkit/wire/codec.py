@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any, List, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from runkit.errors import NotPicklable
 
@@ -22,7 +23,7 @@ def _plain(value: Any, depth: int = 2) -> bool:
     return kind.__module__ == "numpy" and kind.__name__ == "ndarray" and value.dtype.hasobject is False
 
 
-def dump(value: Any, what: str = "the value") -> List[Any]:
+def dump(value: Any, what: str = "the value") -> list[Any]:
     """Pickle `value`.
 
     Returns:
@@ -31,7 +32,7 @@ def dump(value: Any, what: str = "the value") -> List[Any]:
     Raises:
         NotPicklable: some part of `value` cannot be pickled; names `what`.
     """
-    buffers: List[pickle.PickleBuffer] = []
+    buffers: list[pickle.PickleBuffer] = []
     try:
         if _plain(value):  # CloudPickler is a Python subclass and costs some 30 microseconds for nothing here
             data = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
@@ -49,13 +50,3 @@ def dump(value: Any, what: str = "the value") -> List[Any]:
 def load(parts: Sequence[Any]) -> Any:
     """The object again; arrays share memory with the received buffers, which are writable."""
     return pickle.loads(parts[0], buffers=parts[1:])
-
-
-def kind_of(function: Any) -> str:
-    """What calling `function` gives: "call" a value, "async" an awaitable, "gen" or "asyncgen" a stream of items."""
-    flags = getattr(getattr(getattr(function, "__func__", function), "__code__", None), "co_flags", 0)
-    # The flags of the inspect module, which is too heavy to import for them.
-    for name, bit in (("asyncgen", 0x200), ("async", 0x80 | 0x100), ("gen", 0x20)):
-        if flags & bit:
-            return name
-    return "call"

@@ -6,7 +6,7 @@ import linecache
 import pickle
 import traceback
 import types
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from runkit.errors import RemoteError
 
@@ -14,7 +14,7 @@ MAX_FRAMES = 200
 MAX_CHAIN = 20
 
 
-def pack(error: BaseException, hide: str = "") -> Tuple[dict, List[bytes]]:
+def pack(error: BaseException, hide: str = "") -> tuple[dict, list[bytes]]:
     """Describe `error` and the chain of its causes.
 
     Args:
@@ -23,8 +23,8 @@ def pack(error: BaseException, hide: str = "") -> Tuple[dict, List[bytes]]:
     Returns:
         A JSON object, and one pickle per exception of the chain (empty where it cannot be pickled).
     """
-    chain: List[BaseException] = []
-    links: List[dict] = []
+    chain: list[BaseException] = []
+    links: list[dict] = []
     _walk(error, chain, links)
     parts = []
     for one, link in zip(chain, links):
@@ -40,7 +40,7 @@ def pack(error: BaseException, hide: str = "") -> Tuple[dict, List[bytes]]:
     return {"chain": links}, parts
 
 
-def _walk(error: BaseException, chain: List[BaseException], links: List[dict]) -> int:
+def _walk(error: BaseException, chain: list[BaseException], links: list[dict]) -> int:
     chain.append(error)
     link: dict = {"suppress": error.__suppress_context__}
     links.append(link)
@@ -53,7 +53,9 @@ def _walk(error: BaseException, chain: List[BaseException], links: List[dict]) -
 
 
 def _type_name(kind: type) -> str:
-    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    return (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
 
 
 def _pickled(error: BaseException) -> bytes:
@@ -67,7 +69,7 @@ def _pickled(error: BaseException) -> bytes:
         return b""
 
 
-def _frames(tb: Optional[types.TracebackType], hide: str) -> List[list]:
+def _frames(tb: types.TracebackType | None, hide: str) -> list[list]:
     found = []
     for frame, lineno in traceback.walk_tb(tb):
         name = frame.f_code.co_filename
@@ -81,7 +83,7 @@ def _frames(tb: Optional[types.TracebackType], hide: str) -> List[list]:
 def _format(error: BaseException, hide: str) -> str:
     report = traceback.TracebackException.from_exception(error)
     seen = set()
-    stack: List[Any] = [report]
+    stack: list[Any] = [report]
     while stack:
         one = stack.pop()
         if one is None or id(one) in seen:
@@ -93,7 +95,7 @@ def _format(error: BaseException, hide: str) -> str:
     return "".join(report.format())
 
 
-def unpack(description: dict, parts: List[Any], where: str, local: Optional[Dict[str, str]] = None) -> BaseException:
+def unpack(description: dict, parts: list[Any], where: str, local: dict[str, str] | None = None) -> BaseException:
     """The exception as this side can have it: itself, or a `RemoteError` that carries its name, message and traceback.
 
     Args:
@@ -118,7 +120,7 @@ def add_note(error: BaseException, note: str) -> None:
     if hasattr(error, "add_note"):
         error.add_note(note)
     else:
-        error.__notes__ = [*getattr(error, "__notes__", ()), note]  # type: ignore[attr-defined]  # PEP 678 before 3.11
+        vars(error)["__notes__"] = [*getattr(error, "__notes__", ()), note]
 
 
 def _revive(link: dict, part: Any) -> BaseException:
@@ -132,14 +134,14 @@ def _revive(link: dict, part: Any) -> BaseException:
     return RemoteError(link["type"], link["text"], link.get("formatted", ""))
 
 
-def _traceback(frames: List[list], where: str, local: Dict[str, str]) -> Optional[types.TracebackType]:
-    tb: Optional[types.TracebackType] = None
+def _traceback(frames: list[list], where: str, local: dict[str, str]) -> types.TracebackType | None:
+    tb: types.TracebackType | None = None
     for name, lineno, function, line in reversed(frames):
         tb = _one_frame(_shown(name, where, local), lineno, function, line, tb)
     return tb
 
 
-def _shown(name: str, where: str, local: Dict[str, str]) -> str:
+def _shown(name: str, where: str, local: dict[str, str]) -> str:
     for there, here in local.items():
         if name.startswith(there):
             return here + name[len(there) :]
@@ -147,8 +149,8 @@ def _shown(name: str, where: str, local: Dict[str, str]) -> str:
 
 
 def _one_frame(
-    name: str, lineno: int, function: str, line: str, below: Optional[types.TracebackType]
-) -> Optional[types.TracebackType]:
+    name: str, lineno: int, function: str, line: str, below: types.TracebackType | None
+) -> types.TracebackType | None:
     """A traceback entry made of a stub function that carries the remote file, line and function name."""
     if line and not linecache.getline(name, lineno):
         old = linecache.cache.get(name)
@@ -156,17 +158,15 @@ def _one_frame(
         lines += ["\n"] * (lineno - len(lines))
         lines[lineno - 1] = line + "\n"
         linecache.cache[name] = (len(lines), None, lines, name)
+    stub = compile("\n" * (lineno - 1) + "raise _Stub", name, "exec").replace(co_name=function)
+    if hasattr(stub, "co_qualname"):
+        stub = stub.replace(co_qualname=function)
+    top: types.TracebackType | None = None
     try:
-        stub = compile("\n" * (lineno - 1) + "raise _Stub", name, "exec")
-        stub = stub.replace(co_name=function)
-        if hasattr(stub, "co_qualname"):
-            stub = stub.replace(co_qualname=function)
         exec(stub, {"_Stub": _Stub, "__name__": function, "__file__": name})
     except _Stub as error:
-        assert error.__traceback__ is not None and error.__traceback__.tb_next is not None
-        top = error.__traceback__.tb_next
-        return types.TracebackType(below, top.tb_frame, top.tb_lasti, lineno)
-    return below
+        top = error.__traceback__ and error.__traceback__.tb_next
+    return types.TracebackType(below, top.tb_frame, top.tb_lasti, lineno) if top is not None else below
 
 
 class _Stub(Exception):

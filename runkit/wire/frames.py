@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, Iterable, List, NamedTuple, Sequence, Union
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Union
 
 Buffer = Union[bytes, bytearray, memoryview]
 
@@ -75,7 +76,13 @@ class BlobRef(int):
 
 
 def encode(
-    kind: int, call: int = 0, meta: dict | None = None, parts: Sequence[Any] = (), seq: int = 0, ack: int = 0, flags: int = 0
+    kind: int,
+    call: int = 0,
+    meta: dict | None = None,
+    parts: Sequence[Any] = (),
+    seq: int = 0,
+    ack: int = 0,
+    flags: int = 0,
 ) -> bytes:
     """Build one frame. `parts` are bytes-like objects below `BLOB_BYTES`, or `BlobRef`s.
 
@@ -98,7 +105,7 @@ def decode(header: tuple, body: Buffer) -> Frame:
     _, meta_length, kind, flags, count, seq, ack, call = header
     view = memoryview(body)
     meta = _loads(str(view[:meta_length], "utf-8")) if meta_length else {}
-    parts: List[Any] = []
+    parts: list[Any] = []
     if count:
         at = meta_length + 8 * count
         for length in struct.unpack_from(f"<{count}Q", view, meta_length):
@@ -115,7 +122,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._rest = b""
-        self._pieces: List[Buffer] = []
+        self._pieces: list[Buffer] = []
         self._missing = 0
 
     def feed(self, data: bytes) -> Iterable[Frame]:
@@ -131,7 +138,7 @@ class Decoder:
         elif self._rest:
             data = self._rest + data
             self._rest = b""
-        frames = []
+        found: list[Frame] = []
         at, end = 0, len(data)
         while end - at >= HEADER.size:
             header = HEADER.unpack_from(data, at)
@@ -139,8 +146,8 @@ class Decoder:
             if stop > end:
                 self._pieces = [data[at:]]
                 self._missing = stop - end
-                return frames
-            frames.append(decode(header, memoryview(data)[at + HEADER.size : stop]))
+                return found
+            found.append(decode(header, memoryview(data)[at + HEADER.size : stop]))
             at = stop
         self._rest = data[at:]
-        return frames
+        return found

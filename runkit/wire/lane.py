@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Callable
 
 from runkit.wire import frames
 from runkit.wire.frames import BLOB_BYTES, BlobRef, Frame, encode
@@ -29,24 +30,24 @@ class Lane:
         want_bulk: called, without locks, when a blob waits and there is no bulk connection.
     """
 
-    def __init__(self, inline: bool = False, want_bulk: Optional[Callable[[], None]] = None):
+    def __init__(self, inline: bool = False, want_bulk: Callable[[], None] | None = None):
         self._inline = inline
         self._want_bulk = want_bulk
         self._lock = threading.Lock()
-        self._write: Optional[Writer] = None
+        self._write: Writer | None = None
         self._sent = 0
         self._received = 0
         self._acked = 0  # what we last told the other side we have
-        self._kept: Deque[Tuple[int, bytes]] = deque()
+        self._kept: deque[tuple[int, bytes]] = deque()
         self._kept_bytes = 0
         self._dropped = 0
         self._bulk_lock = threading.Lock()
         self._bulk: Any = None
         self._next_blob = 1
-        self._blobs: Dict[int, Any] = {}  # sent, not yet acknowledged
-        self._arrived: Dict[int, Any] = {}  # received, their frame still to come
+        self._blobs: dict[int, Any] = {}  # sent, not yet acknowledged
+        self._arrived: dict[int, Any] = {}  # received, their frame still to come
         self._seen_blobs: set = set()
-        self._held: Dict[int, Deque[Frame]] = {}  # per call: frames behind one that waits for its blobs
+        self._held: dict[int, deque[Frame]] = {}  # per call: frames behind one that waits for its blobs
 
     # -- sending
 
@@ -59,9 +60,11 @@ class Lane:
     def connected(self) -> bool:
         return self._write is not None
 
-    def send(self, kind: int, call: int = 0, meta: Optional[dict] = None, parts: Sequence[Any] = (), flags: int = 0) -> None:
+    def send(
+        self, kind: int, call: int = 0, meta: dict | None = None, parts: Sequence[Any] = (), flags: int = 0
+    ) -> None:
         """Send a frame now, or when the connection is back. Large parts go over the bulk connection, from the caller's thread."""
-        blobs: List[Tuple[int, Any]] = []
+        blobs: list[tuple[int, Any]] = []
         if not self._inline and any(len(part) >= BLOB_BYTES for part in parts):
             parts, blobs = self._split(parts)
         with self._lock:
@@ -77,8 +80,8 @@ class Lane:
         for number, part in blobs:
             self._send_blob(number, part)
 
-    def _split(self, parts: Sequence[Any]) -> Tuple[List[Any], List[Tuple[int, Any]]]:
-        out: List[Any] = []
+    def _split(self, parts: Sequence[Any]) -> tuple[list[Any], list[tuple[int, Any]]]:
+        out: list[Any] = []
         blobs = []
         for part in parts:
             if len(part) < BLOB_BYTES:
@@ -129,7 +132,7 @@ class Lane:
             for data in ([greeting] if greeting else []) + [data for _, data in self._kept]:
                 self._out(data)
 
-    def detach(self, write: Optional[Writer] = None) -> None:
+    def detach(self, write: Writer | None = None) -> None:
         """The connection is gone (only if it is still the one given)."""
         with self._lock:
             if write is None or self._write == write:
@@ -169,7 +172,7 @@ class Lane:
 
     # -- receiving (one thread for frames, one for blobs)
 
-    def accept(self, frame: Frame) -> List[Frame]:
+    def accept(self, frame: Frame) -> list[Frame]:
         """Take a received frame. Gives the frames to handle now: none, it, or it and those held behind it."""
         with self._lock:
             self._forget(frame.ack)
@@ -193,9 +196,9 @@ class Lane:
                 return []
             return [frame]
 
-    def accept_blob(self, number: int, memory: Any) -> List[Frame]:
+    def accept_blob(self, number: int, memory: Any) -> list[Frame]:
         """Take a received blob. Gives the frames that are whole with it."""
-        ready: List[Frame] = []
+        ready: list[Frame] = []
         with self._lock:
             if number not in self._seen_blobs:
                 self._seen_blobs.add(number)

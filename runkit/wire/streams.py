@@ -5,7 +5,8 @@ from __future__ import annotations
 import mmap
 import socket
 import threading
-from typing import Any, Callable, Iterable, Tuple
+from collections.abc import Iterable
+from typing import Any, Callable
 
 from runkit.wire.frames import BLOB_HEADER, HEADER, Decoder, Frame
 
@@ -50,7 +51,7 @@ def read_exactly(sock: socket.socket, length: int) -> bytes:
     return bytes(data)
 
 
-def read_blob(sock: socket.socket) -> Tuple[int, Any]:
+def read_blob(sock: socket.socket) -> tuple[int, Any]:
     """The next blob: its number, and its bytes in memory of their own.
 
     Raises:

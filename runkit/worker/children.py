@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any, Dict, List, Set
+from typing import Any
 
 from runkit.worker.output import Output
 from runkit.worker.task import Task, current
@@ -58,15 +58,15 @@ def watch_threads() -> None:
     threading.Thread.start = start  # type: ignore[method-assign]
 
 
-def of_call(task: Task, alone: bool, others: Set[int]) -> List[int]:
+def of_call(task: Task, alone: bool, others: set[int]) -> list[int]:
     """The processes that `task` started and their descendants, youngest generation last.
 
     Args:
         alone: no other call runs, so every child of this process that is younger than the call is its own.
         others: pids known to belong to other calls.
     """
-    parents: Dict[int, int] = {}
-    born: Dict[int, float] = {}
+    parents: dict[int, int] = {}
+    born: dict[int, float] = {}
     boot = time.time() - _uptime()
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -89,7 +89,7 @@ def of_call(task: Task, alone: bool, others: Set[int]) -> List[int]:
     return found
 
 
-def signal_all(pids: List[int], number: int) -> None:
+def signal_all(pids: list[int], number: int) -> None:
     for pid in reversed(pids):
         try:
             os.kill(pid, number)

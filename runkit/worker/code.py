@@ -14,16 +14,19 @@ import linecache
 import os
 import sys
 import threading
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 from runkit.worker.task import current
 
-Root = Tuple[str, str, Tuple[str, ...]]
-"""(root id, digest, folders below the root that are on sys.path, in order)"""
+Root = tuple[str, str, tuple[str, ...], int]
+"""(root id, digest, folders below the root that are on sys.path in order, when the client first saw this digest (ns))"""
+
+Placed = tuple[tuple[str, str, tuple[str, ...]], ...]
 
 
-def as_roots(given: Sequence[dict]) -> Tuple[Root, ...]:
-    return tuple((root["id"], root["digest"], tuple(root.get("paths") or [""])) for root in given)
+def as_roots(given: Sequence[dict]) -> tuple[Root, ...]:
+    return tuple((root["id"], root["digest"], tuple(root.get("paths") or [""]), root.get("epoch", 0)) for root in given)
 
 
 class Code:
@@ -35,64 +38,77 @@ class Code:
         working_dir: id of the root that is the current folder, or None for the first root of each call.
     """
 
-    def __init__(self, home: str, always: Sequence[dict], working_dir: Optional[str]):
+    def __init__(self, home: str, always: Sequence[dict], working_dir: str | None):
         self._home = home
         self._base = list(sys.path)
-        self._always: Tuple[Root, ...] = as_roots(always)
+        self._always: tuple[Root, ...] = as_roots(always)
         self._working_dir = working_dir
         self._lock = threading.RLock()
-        self._active: Tuple[Root, ...] = ()
-        self._digests: Dict[str, str] = {}
-        self._aside: Dict[str, Tuple[str, Dict[str, Any]]] = {}
+        self._asked: Sequence[Root] | None = None
+        self._active: Placed = ()
+        self._known: dict[str, tuple[int, str]] = {}  # root -> the newest (epoch, digest) any call has named
+        self._loaded: dict[str, str] = {}  # root -> the digest its imported modules are of
+        self._aside: dict[str, dict[str, Any]] = {}
         self._contexts = 0
         self.changes = 0  # counts refreshed roots: stored objects look here whether their class may be stale
 
     def tree(self, root: str) -> str:
         return os.path.join(self._home, root, "tree")
 
-    def switch(self, always: Sequence[dict], working_dir: Optional[str], added: Sequence[str] = ()) -> None:
+    def switch(self, always: Sequence[dict], working_dir: str | None, added: Sequence[str] = ()) -> None:
         """The env was sent again: other roots of its own, or folders added to the path."""
         with self._lock:
             self._always = as_roots(always)
             self._working_dir = working_dir
             self._base += [path for path in added if path not in self._base]
-            active, self._active = self._active, ()
-            self.activate([root for root in active if root[0] not in {one[0] for one in self._always}])
-
-    def latest(self, roots: Sequence[Root]) -> Tuple[Root, ...]:
-        """The same roots at the digest that any call has named last."""
-        return tuple((root, self._digests.get(root, digest), paths) for root, digest, paths in roots)
+            asked, self._asked, self._active = self._asked, None, ()
+            self.activate(asked or ())
 
     def activate(self, roots: Sequence[Root]) -> None:
-        """Put these roots, and the env's own behind them, in place."""
-        wanted = tuple(roots) + tuple(root for root in self._always if root[0] not in {one[0] for one in roots})
-        if wanted == self._active:
+        """Put these roots, and the env's own behind them, in place.
+
+        A mirror holds one state of its root, the newest: a call that names an older one runs the newest too.
+        """
+        if roots is self._asked:
             return
         with self._lock:
-            if wanted == self._active:
-                return
-            self._contexts += 1
-            if self._contexts == 3:  # the empty one, the first one, and now another
-                self._guard_imports()
-            keep = {root: digest for root, digest, _ in wanted}
-            for root in {root for root, _, _ in self._active} - set(keep):
-                self._aside[root] = (self._digests.get(root, ""), self._take(root))
-            for root, digest, _ in wanted:
-                if self._digests.get(root) not in (None, digest):
-                    self._take(root)
-                    self._aside.pop(root, None)
-                    self.changes += 1
-                elif root in self._aside:
-                    sys.modules.update(self._aside.pop(root)[1])
-                self._digests[root] = digest
-            entries = [os.path.join(self.tree(root), path) if path else self.tree(root) for root, _, paths in wanted for path in paths]
-            sys.path[:] = entries + [path for path in self._base if path not in entries]
-            importlib.invalidate_caches()
-            linecache.checkcache()
-            self._active = wanted
-            self._enter(wanted)
+            named = {root[0] for root in roots}
+            wanted = []
+            for root, digest, paths, epoch in (*roots, *(root for root in self._always if root[0] not in named)):
+                if epoch > self._known.get(root, (-1, ""))[0]:
+                    self._known[root] = (epoch, digest)
+                wanted.append((root, self._known[root][1], paths))
+            if tuple(wanted) != self._active:
+                self._enter(tuple(wanted))
+            self._asked = roots
 
-    def _enter(self, roots: Sequence[Root]) -> None:
+    def _enter(self, wanted: Placed) -> None:
+        self._contexts += 1
+        if self._contexts == 3:  # the empty one, the first one, and now another
+            self._guard_imports()
+        staying = {root for root, _, _ in wanted}
+        for root in {root for root, _, _ in self._active} - staying:
+            self._aside[root] = self._take(root)
+        for root, digest, _ in wanted:
+            if self._loaded.get(root, digest) != digest:
+                self._take(root)
+                self._aside.pop(root, None)
+                self.changes += 1
+            elif root in self._aside:
+                sys.modules.update(self._aside.pop(root))
+            self._loaded[root] = digest
+        entries = [
+            os.path.join(self.tree(root), path) if path else self.tree(root)
+            for root, _, paths in wanted
+            for path in paths
+        ]
+        sys.path[:] = entries + [path for path in self._base if path not in entries]
+        importlib.invalidate_caches()
+        linecache.checkcache()
+        self._active = wanted
+        self._change_folder(wanted)
+
+    def _change_folder(self, roots: Placed) -> None:
         folder = self._working_dir or (roots[0][0] if roots else None)
         if folder is not None:
             try:
@@ -100,10 +116,12 @@ class Code:
             except OSError:  # the mirror was removed by hand: imports will say so
                 pass
 
-    def _take(self, root: str) -> Dict[str, Any]:
+    def _take(self, root: str) -> dict[str, Any]:
         """Remove the modules of a root from sys.modules; gives them."""
         tree = os.path.join(self.tree(root), "")
-        taken = {name: module for name, module in list(sys.modules.items()) if name != "__main__" and _lies_in(module, tree)}
+        taken = {
+            name: module for name, module in list(sys.modules.items()) if name != "__main__" and _lies_in(module, tree)
+        }
         for name, module in taken.items():
             del sys.modules[name]
             parent, _, child = name.rpartition(".")
@@ -120,15 +138,15 @@ class Code:
 
         def import_for_call(name: str, *args: Any, **kwargs: Any) -> Any:
             task = current.get()
-            if task is not None and task.roots and task.roots != self._active[: len(task.roots)]:
+            if task is not None and task.roots and task.roots is not self._asked:
                 with self._lock:
-                    self.activate(self.latest(task.roots))
+                    self.activate(task.roots)
                     return original(name, *args, **kwargs)
             return original(name, *args, **kwargs)
 
         builtins.__import__ = import_for_call
 
-    def origins(self) -> List[str]:
+    def origins(self) -> list[str]:
         """The trees in place now."""
         return [self.tree(root) for root, _, _ in self._active]
 

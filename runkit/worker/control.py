@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable
 
 from runkit.errors import ServerError
 from runkit.wire.streams import spawn
@@ -26,9 +26,9 @@ class Control:
         self._hello = hello
         self._order = order
         self._lock = threading.Lock()
-        self._sock: Optional[socket.socket] = None
+        self._sock: socket.socket | None = None
         self._connected = threading.Event()
-        self._waiting: Dict[int, list] = {}
+        self._waiting: dict[int, list] = {}
         self._next = 0
 
     def start(self) -> None:

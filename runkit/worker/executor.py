@@ -11,7 +11,7 @@ import struct
 import threading
 import types
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Optional
+from typing import Any, Callable
 
 from runkit.wire import codec, failure, frames
 from runkit.wire.streams import spawn
@@ -28,7 +28,7 @@ class Gate:
 
     def __init__(self) -> None:
         self.running = 0
-        self.waiting: Deque[Task] = deque()
+        self.waiting: deque[Task] = deque()
 
 
 class Executor:
@@ -46,17 +46,17 @@ class Executor:
         self._keep = keep
         self._hide = hide
         self._lock = threading.Lock()
-        self._main: "queue.SimpleQueue[Task]" = queue.SimpleQueue()
+        self._main: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._main_idle = True
-        self._main_task: Optional[Task] = None
-        self._idle: List["queue.SimpleQueue[Task]"] = []
+        self._main_task: Task | None = None
+        self._idle: list[queue.SimpleQueue[Task]] = []
         self._threads = 0
-        self._backlog: Deque[Task] = deque()
-        self._gates: Dict[str, Gate] = {}
+        self._backlog: deque[Task] = deque()
+        self._gates: dict[str, Gate] = {}
         self._loop: Any = None
-        self.running: Dict[int, Task] = {}
+        self.running: dict[int, Task] = {}
         self.output: Output
-        self.before: List[Callable[[], bool]] = []  # tried before each call until they return True
+        self.before: list[Callable[[], bool]] = []  # tried before each call until they return True
         self._state: Any = bytearray(8)
         if state:
             with open(os.open(state, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
@@ -94,7 +94,7 @@ class Executor:
                 return
         inbox.put(task)
 
-    def sole(self) -> Optional[Task]:
+    def sole(self) -> Task | None:
         """The call that runs alone, or None."""
         with self._lock:
             return next(iter(self.running.values())) if len(self.running) == 1 else None
@@ -126,7 +126,7 @@ class Executor:
             if task_waiting is not None:
                 self._main.put(task_waiting)
 
-    def _serve(self, inbox: "queue.SimpleQueue[Task]") -> None:
+    def _serve(self, inbox: queue.SimpleQueue[Task]) -> None:
         while True:
             try:
                 self._run(inbox.get(), False)
@@ -190,7 +190,7 @@ class Executor:
             return given.get("args", []), given.get("kwargs", {})
         return codec.load(parts)
 
-    def _dump(self, task: Task, value: Any, what: str) -> List[Any]:
+    def _dump(self, task: Task, value: Any, what: str) -> list[Any]:
         if task.json:
             try:
                 return [json.dumps(value).encode()]
@@ -205,8 +205,8 @@ class Executor:
         if key is not None:
             self._keep(task, key, value)
             kind = type(value)
-            meta: Optional[dict] = {"kept": key, "type": f"{kind.__module__}.{kind.__qualname__}"}
-            parts: List[Any] = []
+            meta: dict | None = {"kept": key, "type": f"{kind.__module__}.{kind.__qualname__}"}
+            parts: list[Any] = []
         else:
             meta, parts = None, self._dump(task, value, "the result")
         self.output.finish(task)
@@ -221,7 +221,9 @@ class Executor:
             described, parts = failure.pack(error, self._hide)
             task.finish(frames.ERROR, {"failure": described}, parts)
         except Exception as problem:  # a call always ends, even if its exception is a monster
-            described, parts = failure.pack(RuntimeError(f"{type(error).__name__}, and describing it failed: {problem!r}"))
+            described, parts = failure.pack(
+                RuntimeError(f"{type(error).__name__}, and describing it failed: {problem!r}")
+            )
             task.finish(frames.ERROR, {"failure": described}, parts)
 
     def _end(self, task: Task) -> None:
@@ -287,17 +289,16 @@ class Executor:
         async def drive() -> None:
             current.set(task)
             try:
+                result, problem = None, None
                 if type(value) is types.AsyncGeneratorType:
-                    result = await self._generate_async(task, value, asyncio)
+                    await self._generate_async(task, value, asyncio)
                 else:
                     result = await value
             except BaseException as error:
-                finish, outcome = self._fail, error
-            else:
-                finish, outcome = self._succeed_async, result
+                problem = error
             task.interruptible = False
             # Pickling and sending may block; the other coroutines must not wait for it.
-            await self._loop.run_in_executor(None, self._conclude, task, finish, outcome)
+            await self._loop.run_in_executor(None, self._conclude, task, result, problem)
 
         def begin() -> None:
             running = self._loop.create_task(drive())
@@ -307,16 +308,15 @@ class Executor:
 
         self._loop.call_soon_threadsafe(begin)
 
-    def _succeed_async(self, task: Task, value: Any) -> None:
-        try:
-            self._succeed(task, value)
-        except BaseException as error:
-            self._fail(task, error)
-
-    def _conclude(self, task: Task, finish: Callable[[Task, Any], None], outcome: Any) -> None:
+    def _conclude(self, task: Task, result: Any, problem: BaseException | None) -> None:
         token = current.set(task)
         try:
-            finish(task, outcome)
+            if problem is not None:
+                self._fail(task, problem)
+            else:
+                self._succeed(task, result)
+        except BaseException as error:
+            self._fail(task, error)
         finally:
             current.reset(token)
             self._end(task)

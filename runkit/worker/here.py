@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, List, Optional
+from typing import TYPE_CHECKING, Any
 
 from runkit.wire import codec
 from runkit.worker import peer
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _MISSING = object()
 
-worker: Optional["Worker"] = None
+worker: Worker | None = None
 """The worker this process is, set once when it starts."""
 
 
@@ -29,12 +29,12 @@ class Here:
         return _worker().env
 
     @property
-    def call_id(self) -> Optional[str]:
+    def call_id(self) -> str | None:
         """The id of the running call, or None outside of one."""
         task = current.get()
         return f"{task.session.id}-{task.call}" if task is not None else None
 
-    def put(self, key: str, value: Any, env: Optional[str] = None) -> None:
+    def put(self, key: str, value: Any, env: str | None = None) -> None:
         """Store `value` under `key`, in this env or in another one of the cluster."""
         me = _worker()
         if env is None or env == me.env:
@@ -58,7 +58,7 @@ class Here:
             raise KeyError(key)
         return default
 
-    def keys(self, env: Optional[str] = None) -> List[str]:
+    def keys(self, env: str | None = None) -> list[str]:
         """The keys of the cluster, or of one env."""
         found = _worker().control.request("keys") or {}
         return sorted(key for key, owner in found.items() if env in (None, owner))
@@ -88,12 +88,7 @@ class Here:
         return f"<rk.here: inside env {self.env!r}>"
 
 
-def resolve(key: str) -> Any:
-    """What a handle among a call's arguments becomes over here."""
-    return Here().get(key)
-
-
-def _worker() -> "Worker":
+def _worker() -> Worker:
     if worker is None:
         raise RuntimeError("this is not a runkit worker")
     return worker

@@ -8,9 +8,9 @@ import os
 import signal
 import socket
 import sys
-from typing import Any, Dict
+from typing import Any
 
-from runkit.wire import frames
+from runkit.wire import frames, handles
 from runkit.wire.streams import read_one, spawn
 from runkit.worker import children, here
 from runkit.worker.code import Code
@@ -33,7 +33,7 @@ class Worker:
             descriptors stdout_fd, stderr_fd, ready_fd and lifeline_fd.
     """
 
-    def __init__(self, config: Dict[str, Any]):
+    def __init__(self, config: dict[str, Any]):
         self.env: str = config["env"]
         self.config = config
         self.control = Control(config.get("control", ""), self._hello, self._order)
@@ -48,7 +48,7 @@ class Worker:
         self.stopper = Stopper(self.executor, self.store.keys, self._replace)
         self.sessions = Sessions(self)
 
-    def identity(self) -> Dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """What a client is told when it connects."""
         version = sys.version_info
         return {
@@ -109,7 +109,7 @@ class Worker:
 
     # -- the server's side
 
-    def _hello(self) -> Dict[str, Any]:
+    def _hello(self) -> dict[str, Any]:
         return {
             "env": self.env,
             "generation": self.config["generation"],
@@ -118,7 +118,7 @@ class Worker:
             "keys": self.store.keys(),
         }
 
-    def _order(self, message: Dict[str, Any]) -> Any:
+    def _order(self, message: dict[str, Any]) -> Any:
         if message["op"] == "drop":
             self.store.drop(message["key"])
         elif message["op"] == "switch":
@@ -157,4 +157,5 @@ def main() -> None:
         if config.get(fd) is not None:
             os.set_inheritable(config[fd], False)
     here.worker = worker = Worker(config)
+    handles.resolver = here.Here().get
     worker.run()

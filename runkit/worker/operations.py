@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Tuple
+from typing import TYPE_CHECKING, Any, Callable
 
 from runkit.wire import codec
-from runkit.worker.targets import methods
+from runkit.wire.kinds import kind_of, methods
 from runkit.worker.task import Task
 
 if TYPE_CHECKING:
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 class Operations:
     """The operations by name; each takes the task and gives its result."""
 
-    def __init__(self, worker: "Worker"):
+    def __init__(self, worker: Worker):
         self._worker = worker
 
-    def table(self) -> Dict[str, Callable[[Task], Any]]:
+    def table(self) -> dict[str, Callable[[Task], Any]]:
         names = ("put", "get", "delete", "rename", "keys", "describe", "getattr", "setattr", "run", "ping")
         return {name: getattr(self, f"_{name}") for name in names}
 
-    def _ping(self, task: Task) -> Dict[str, Any]:
+    def _ping(self, task: Task) -> dict[str, Any]:
         return {"pid": os.getpid(), "python": sys.version.split()[0]}
 
     def _put(self, task: Task) -> None:
@@ -34,24 +34,24 @@ class Operations:
     def _get(self, task: Task) -> Any:
         return self._fresh(task, task.meta["key"])
 
-    def _delete(self, task: Task) -> List[str]:
+    def _delete(self, task: Task) -> list[str]:
         return self._worker.store.delete(task.meta["keys"])
 
     def _rename(self, task: Task) -> None:
         self._worker.store.rename(task.meta["old"], task.meta["new"])
 
-    def _keys(self, task: Task) -> List[str]:
+    def _keys(self, task: Task) -> list[str]:
         return self._worker.store.keys()
 
-    def _describe(self, task: Task) -> Dict[str, Any]:
+    def _describe(self, task: Task) -> dict[str, Any]:
         """What a proxy needs to know of a stored object: its type's name and its methods."""
         value = self._fresh(task, task.meta["key"])
         kind = type(value)
         text = repr(value)
         return {
             "type": f"{kind.__module__}.{kind.__qualname__}",
-            "methods": dict(methods(value)),
-            "callable": codec.kind_of(value) if callable(value) else "",
+            "methods": methods(type(value)),
+            "callable": kind_of(value) if callable(value) else "",
             "repr": text if len(text) < 500 else text[:500] + "…",
         }
 
@@ -71,14 +71,13 @@ class Operations:
 
     def _fresh(self, task: Task, key: str) -> Any:
         entry = self._worker.store.entry(key)
-        roots = self._worker.code.latest(entry.roots)
-        if roots:
-            task.roots = roots
-            self._worker.code.activate(roots)
+        if entry.roots:
+            task.roots = entry.roots
+            self._worker.code.activate(entry.roots)
             self._worker.targets.freshen(entry)
         return entry.value
 
-    def _run(self, task: Task) -> Tuple[int, str, str]:
+    def _run(self, task: Task) -> tuple[int, str, str]:
         """Run a shell command, or Python code, as a child process; what it prints streams and is returned as well."""
         import subprocess  # late: it costs a third of the worker's start
 
@@ -89,19 +88,28 @@ class Operations:
         if bin_dir not in environment.get("PATH", "").split(os.pathsep):
             environment["PATH"] = os.pathsep.join([bin_dir, environment.get("PATH", os.defpath)])
         if task.meta.get("python"):
-            trees = [path for path in sys.path if any(path == tree or path.startswith(tree + "/") for tree in self._worker.code.origins())]
+            trees = [
+                path
+                for path in sys.path
+                if any(path == tree or path.startswith(tree + "/") for tree in self._worker.code.origins())
+            ]
             environment["PYTHONPATH"] = os.pathsep.join([*trees, *filter(None, [environment.get("PYTHONPATH")])])
             environment["PYTHONUNBUFFERED"] = "1"
         # A group of its own: stopping the call reaches what the command started.
         child = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, start_new_session=True
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
         )
         return self._collect(task, child)
 
-    def _collect(self, task: Task, child: Any) -> Tuple[int, str, str]:
+    def _collect(self, task: Task, child: Any) -> tuple[int, str, str]:
         import selectors  # late, with subprocess
 
-        kept: Dict[int, List[bytes]] = {1: [], 2: []}
+        kept: dict[int, list[bytes]] = {1: [], 2: []}
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ, 1)
             selector.register(child.stderr, selectors.EVENT_READ, 2)

@@ -16,7 +16,7 @@ import struct
 import sys
 import termios
 import threading
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from runkit.wire import frames
 from runkit.wire.streams import spawn
@@ -29,7 +29,9 @@ LOG_BYTES = 32 * 1024 * 1024
 class Pipe:
     """The read end of a pipe that code writes to. Whoever holds the lock reads; nobody ever waits inside a read."""
 
-    def __init__(self, fd: int, stream: int, deliver: Callable[[int, Optional[Task], bytes], None], owner: Optional[Task] = None):
+    def __init__(
+        self, fd: int, stream: int, deliver: Callable[[int, Task | None, bytes], None], owner: Task | None = None
+    ):
         self.fd = fd
         self.stream = stream
         self.owner = owner
@@ -73,7 +75,7 @@ class Output:
         log: path of the env's log file.
     """
 
-    def __init__(self, stdout_fd: int, stderr_fd: int, log: str, sole: Callable[[], Optional[Task]]):
+    def __init__(self, stdout_fd: int, stderr_fd: int, log: str, sole: Callable[[], Task | None]):
         self._sole = sole
         self._log_path = log
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if log else -1
@@ -91,11 +93,13 @@ class Output:
     def _plain(self) -> None:
         """In a forked child: print to the descriptors, since the threads that carry frames did not come along."""
         for stream, name in ((1, "stdout"), (2, "stderr")):
-            plain = io.TextIOWrapper(io.FileIO(stream, "w", closefd=False), "utf-8", "backslashreplace", line_buffering=True)
+            plain = io.TextIOWrapper(
+                io.FileIO(stream, "w", closefd=False), "utf-8", "backslashreplace", line_buffering=True
+            )
             setattr(sys, name, plain)
             setattr(sys, f"__{name}__", plain)
 
-    def deliver(self, stream: int, task: Optional[Task], data: bytes) -> None:
+    def deliver(self, stream: int, task: Task | None, data: bytes) -> None:
         """Hand bytes to the log and to the client of `task`, else of the call that runs alone."""
         self.log(data)
         if task is None or task.finished:
@@ -132,7 +136,7 @@ class Output:
         if "\n" in text or "\r" in text or len(kept) > 256:
             self.flush(stream, task)
 
-    def flush(self, stream: int, task: Optional[Task] = None) -> None:
+    def flush(self, stream: int, task: Task | None = None) -> None:
         task = task or current.get() or self._sole()
         self.pipes[stream].drain()  # what a child wrote before this line comes before it
         if task is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Dict, Optional
+from typing import TYPE_CHECKING, Any
 
 from runkit.wire import frames
 from runkit.wire.frames import Frame
@@ -23,12 +23,12 @@ FORGET_AFTER = 600.0
 class Session:
     """A client's calls. Kept across reconnects, so that a call's logs and result are never lost with a connection."""
 
-    def __init__(self, identity: str, worker: "Worker", inline: bool):
+    def __init__(self, identity: str, worker: Worker, inline: bool):
         self.id = identity
-        self.targets: Dict[int, dict] = {}
-        self.left_at: Optional[float] = None
+        self.targets: dict[int, dict] = {}
+        self.left_at: float | None = None
         self._worker = worker
-        self._tasks: Dict[int, Task] = {}
+        self._tasks: dict[int, Task] = {}
         self._closed = False
         self._lock = threading.Lock()
         self.lane = Lane(inline, self._want_bulk)
@@ -44,7 +44,7 @@ class Session:
 
     # -- sending
 
-    def send(self, kind: int, call: int, meta: Optional[dict], parts: Any, flags: int) -> None:
+    def send(self, kind: int, call: int, meta: dict | None, parts: Any, flags: int) -> None:
         if not self._closed:
             self.lane.send(kind, call, meta, parts, flags)
 
@@ -127,9 +127,9 @@ class Session:
 class Sessions:
     """The sessions of a worker, by the client's id for them."""
 
-    def __init__(self, worker: "Worker"):
+    def __init__(self, worker: Worker):
         self._worker = worker
-        self._sessions: Dict[str, Session] = {}
+        self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
     def of(self, hello: dict) -> Session:
@@ -141,7 +141,9 @@ class Sessions:
                     del self._sessions[old.id]
             found = self._sessions.get(hello["session"])
             if found is None:
-                found = self._sessions[hello["session"]] = Session(hello["session"], self._worker, bool(hello.get("inline")))
+                found = self._sessions[hello["session"]] = Session(
+                    hello["session"], self._worker, bool(hello.get("inline"))
+                )
             return found
 
     def drop(self, session: Session) -> None:

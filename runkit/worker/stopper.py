@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from typing import Any, Callable, List
+from typing import Any, Callable
 
 from runkit.wire import frames
 from runkit.wire.streams import spawn
@@ -26,7 +26,7 @@ class Stopper:
         replace: asks the server to replace this worker; called when nothing else runs in it.
     """
 
-    def __init__(self, executor: Executor, keys: Callable[[], List[str]], replace: Callable[[str], Any]):
+    def __init__(self, executor: Executor, keys: Callable[[], list[str]], replace: Callable[[str], Any]):
         self._executor = executor
         self._keys = keys
         self._replace = replace
@@ -36,8 +36,11 @@ class Stopper:
         """Stop `task`; returns at once, the call's end tells how it went."""
         if task.finished or task.cancelled:
             return
+        unqueued = self._executor.unqueue(task)
+        if why == "unstarted" and not unqueued:  # only what still waits for its turn was to be stopped
+            return
         task.cancelled = why
-        if self._executor.unqueue(task):
+        if unqueued:
             task.finish(frames.CANCELLED, {"stopped": True})
             task.session.ended(task)
             return
@@ -62,7 +65,9 @@ class Stopper:
             return
         keys = self._keys()
         lost = f"; its {len(keys)} stored object(s) went with it: {', '.join(map(repr, keys[:20]))}" if keys else ""
-        task.finish(frames.CANCELLED, {"stopped": True, "how": f"the env's process had to be replaced{lost}", "lost": keys})
+        task.finish(
+            frames.CANCELLED, {"stopped": True, "how": f"the env's process had to be replaced{lost}", "lost": keys}
+        )
         self._replace(f"a call did not stop ({why})")
 
     def _sweep(self, task: Task) -> None:
@@ -86,7 +91,7 @@ class Stopper:
 
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(task.thread), ctypes.py_object(Interrupted))
 
-    def _children(self, task: Task) -> List[int]:
+    def _children(self, task: Task) -> list[int]:
         running = list(self._executor.running.values())
         others = {pid for one in running if one is not task for pid in one.pids}
         return children.of_call(task, all(one is task for one in running), others)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Dict, List
+from typing import Any
 
 from runkit.errors import KeyExists
 from runkit.wire.names import check_name
@@ -27,7 +27,7 @@ class Store:
     def __init__(self, env: str, control: Control):
         self._env = env
         self._control = control
-        self._entries: Dict[str, Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._lock = threading.Lock()
 
     def put(self, key: str, value: Any, roots: Any = (), changes: int = 0) -> None:
@@ -51,10 +51,10 @@ class Store:
     def __contains__(self, key: str) -> bool:
         return key in self._entries
 
-    def keys(self) -> List[str]:
+    def keys(self) -> list[str]:
         return list(self._entries)
 
-    def delete(self, keys: List[str]) -> List[str]:
+    def delete(self, keys: list[str]) -> list[str]:
         """Remove what is there of `keys`; gives the ones removed."""
         with self._lock:
             gone = [key for key in keys if self._entries.pop(key, None) is not None]

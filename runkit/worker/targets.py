@@ -6,7 +6,8 @@ import importlib
 import sys
 import threading
 from collections import OrderedDict
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Callable
 
 from runkit.wire import codec
 from runkit.worker.code import Code, as_roots
@@ -19,11 +20,11 @@ KEPT_VALUES = 256
 class Targets:
     """Finds the callable of a call and puts its code in place."""
 
-    def __init__(self, code: Code, store: Store, operations: Dict[str, Callable[..., Any]]):
+    def __init__(self, code: Code, store: Store, operations: dict[str, Callable[..., Any]]):
         self._code = code
         self._store = store
         self._operations = operations
-        self._values: "OrderedDict[str, Any]" = OrderedDict()
+        self._values: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
 
     def find(self, task: Task) -> Callable[..., Any]:
@@ -49,8 +50,8 @@ class Targets:
         return self._value(target)
 
     def _activate(self, task: Task, roots: Sequence[Any]) -> None:
-        task.roots = tuple(roots)
-        self._code.activate(task.roots)
+        task.roots = roots
+        self._code.activate(roots)
 
     def _reference(self, module: str, qualname: str) -> Any:
         found = sys.modules.get(module) or importlib.import_module(module)
@@ -70,9 +71,9 @@ class Targets:
                 self._values.popitem(last=False)
         return value
 
-    def _method(self, task: Task, key: str, method: Optional[str]) -> Any:
+    def _method(self, task: Task, key: str, method: str | None) -> Any:
         entry = self._store.entry(key)
-        self._activate(task, self._code.latest(entry.roots))
+        self._activate(task, entry.roots)
         self.freshen(entry)
         return entry.value if method is None else getattr(entry.value, method)
 
@@ -91,14 +92,3 @@ class Targets:
                         entry.value.__class__ = fresh
                 except (ImportError, AttributeError, TypeError):  # renamed, or another layout: it stays what it was
                     pass
-
-
-def methods(value: Any) -> List[Tuple[str, str]]:
-    """The public methods of a value and what kind each is: "call", "async", "gen" or "asyncgen"."""
-    kind = value if isinstance(value, type) else type(value)
-    found = []
-    for name in dir(kind):
-        attribute = getattr(kind, name, None)
-        if (not name.startswith("_") or name == "__call__") and callable(attribute):
-            found.append((name, codec.kind_of(attribute)))
-    return found

@@ -6,12 +6,12 @@ import itertools
 import threading
 import time
 from contextvars import ContextVar
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable
 
 from runkit.wire import frames
 from runkit.wire.frames import Frame
 
-current: ContextVar[Optional["Task"]] = ContextVar("runkit_call", default=None)
+current: ContextVar[Task | None] = ContextVar("runkit_call", default=None)
 """The call that the running code belongs to; threads that it starts and asyncio tasks inherit it."""
 
 _numbers = itertools.count(1)
@@ -35,7 +35,7 @@ class Task:
         self.session = session
         self.call = frame.call
         self.meta = frame.meta
-        self.parts: List[Any] = frame.parts
+        self.parts: list[Any] = frame.parts
         self.json = bool(frame.flags & frames.FLAG_JSON)
         self.stream = frame.meta.get("log", 1) != 0
         self.limit: int = frame.meta.get("conc", 0)
@@ -46,12 +46,12 @@ class Task:
         self.interruptible = False
         self.cancelled = ""
         self.finished = False
-        self.done: Optional[threading.Event] = None  # made by whoever wants to wait
-        self.stop_async: Optional[Callable[[], Any]] = None
-        self.credit: Optional[threading.Condition] = None
+        self.done: threading.Event | None = None  # made by whoever wants to wait
+        self.stop_async: Callable[[], Any] | None = None
+        self.credit: threading.Condition | None = None
         self.credits = 0
-        self.text: Dict[int, List[str]] = {1: [], 2: []}
-        self.pipes: Dict[int, Any] = {}
+        self.text: dict[int, list[str]] = {1: [], 2: []}
+        self.pipes: dict[int, Any] = {}
         self.pids: set = set()
         self.roots: Any = ()
 
@@ -60,12 +60,12 @@ class Task:
         self.on_main = on_main
         self.started = time.time()
 
-    def send(self, kind: int, meta: Optional[dict] = None, parts: Any = ()) -> None:
+    def send(self, kind: int, meta: dict | None = None, parts: Any = ()) -> None:
         """Send a frame of this call, unless the call has ended."""
         if not self.finished:
             self.session.send(kind, self.call, meta, parts, frames.FLAG_JSON if self.json else 0)
 
-    def finish(self, kind: int, meta: Optional[dict] = None, parts: Any = ()) -> bool:
+    def finish(self, kind: int, meta: dict | None = None, parts: Any = ()) -> bool:
         """Send the one frame that ends the call. False if it had ended before."""
         if self.finished:
             return False

@@ -1,0 +1,274 @@
+"""A call from this side: sent, waited for or handed out as a future; its output printed here as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import queue
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator
+from typing import Any
+
+from runkit.client.generator import RemoteGenerator
+from runkit.client.request import GRACE, RETRIED, Request, print_log, stopped
+from runkit.client.session import Session
+from runkit.client.waiting import Waiting, deadline_of
+from runkit.errors import CallTimeout, RunkitError
+from runkit.wire import frames
+from runkit.wire.streams import spawn
+
+
+def run(request: Request) -> Any:
+    """Make a call and wait for its result in this thread."""
+    for attempt in range(request.options.retries + 1):
+        try:
+            return _run_once(request)
+        except RETRIED:
+            if attempt == request.options.retries:
+                raise
+            time.sleep(min(0.1 * 2**attempt, 5.0))
+    raise AssertionError("unreachable")
+
+
+def _run_once(request: Request) -> Any:
+    waiting = Waiting(request)
+    deadline = deadline_of(request.options)
+    handed_over = False
+    try:
+        try:
+            waiting.send()
+        except KeyboardInterrupt:
+            waiting.stop("cancel")
+            raise
+        frame = waiting.next(deadline)
+        if frame.kind == frames.STARTED:  # a plain function that gave a generator
+            handed_over = True
+            return RemoteGenerator(request, waiting)
+        assert waiting.session is not None
+        if frame.kind == frames.CANCELLED:
+            raise concurrent.futures.CancelledError(stopped(frame))
+        return request.value(waiting.session, waiting.number, frame)
+    finally:
+        if not handed_over:
+            waiting.close()
+
+
+class Call(concurrent.futures.Future[Any]):
+    """A call under way: a `concurrent.futures.Future` that can also be awaited.
+
+    Its output is printed here as it comes; `result()` returns after the last of it.
+    """
+
+    def __init__(self, request: Request):
+        super().__init__()
+        self._request = request
+        self._session: Session | None = None
+        self._number = 0
+        self._attempts = 0
+        self._timer: threading.Timer | None = None
+        self._why = ""
+        self._settled = threading.Event()
+        self._came_in_time = False
+
+    def start(self) -> Call:
+        """Send it."""
+        self._request.send(self._sink, self._begun)
+        if self._request.options.timeout is not None and self._attempts == 0:
+            self._timer = threading.Timer(self._request.options.timeout, self._time_out)
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def _begun(self, session: Session, number: int) -> None:
+        self._session = session
+        self._number = number
+
+    @property
+    def id(self) -> str:
+        """The call's id, as notes on remote exceptions show it."""
+        return f"{self._session.id[:8]}-{self._number}" if self._session is not None else "unsent"
+
+    # -- what arrives (reader's thread, then the finisher's)
+
+    def _sink(self, frame: Any) -> None:
+        _finisher.put((self._take, frame))
+
+    def _take(self, frame: Any) -> None:
+        if not isinstance(frame, frames.Frame):
+            self._failed(frame)
+        elif frame.kind == frames.LOG:
+            print_log(frame)
+        elif frame.kind == frames.CANCELLED:
+            self._end()
+            self._came_in_time = True
+            self._finish_stopped(stopped(frame))
+        elif frame.kind == frames.STARTED:
+            assert self._session is not None
+            self._session.stop(self._number, "abandoned")
+            self._end()
+            self._set(
+                None, TypeError(f"{self._request.label} is a generator: iterate over it instead of submitting it")
+            )
+        else:
+            self._end()
+            if self._why == "timeout":
+                self._finish_stopped("it ended by itself while it was being stopped")
+                return
+            assert self._session is not None
+            try:
+                value = self._request.value(self._session, self._number, frame)
+            except BaseException as error:
+                self._set(None, error)
+            else:
+                self._set(value, None)
+
+    def _failed(self, error: BaseException) -> None:
+        self._end()
+        if self._why:
+            self._came_in_time = True
+            self._finish_stopped(f"its work ended: {error}")
+        elif isinstance(error, RETRIED) and self._attempts < self._request.options.retries:
+            self._attempts += 1
+            spawn("retry", self._retry)
+        else:
+            self._set(None, error)
+
+    def _retry(self) -> None:
+        time.sleep(min(0.1 * 2 ** (self._attempts - 1), 5.0))
+        try:
+            self.start()
+        except RunkitError as error:
+            self._failed(error)
+
+    def _set(self, value: Any, error: BaseException | None) -> None:
+        try:
+            if error is not None:
+                self.set_exception(error)
+            else:
+                self.set_result(value)
+        except concurrent.futures.InvalidStateError:  # cancelled meanwhile
+            pass
+        self._settled.set()
+
+    def _finish_stopped(self, how: str) -> None:
+        if self._why == "timeout":
+            self._set(
+                None,
+                CallTimeout(
+                    f"{self._request.label} took longer than its timeout of {self._request.options.timeout:g} s; {how}"
+                ),
+            )
+            return
+        if "could not be stopped" in how:
+            warnings.warn(f"{self._request.label} was cancelled, but {how}", RuntimeWarning, stacklevel=2)
+        super().cancel()
+        self.set_running_or_notify_cancel()
+        self._settled.set()
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._session is not None:
+            self._session.done(self._number)
+
+    # -- stopping
+
+    def _time_out(self) -> None:
+        self._stop("timeout", False)
+
+    def cancel(self, force: bool = False) -> bool:
+        """Stop the call over there, child processes included.
+
+        Args:
+            force: replace the env's process at once; other calls in it end with `WorkerDied` and its stored objects are gone.
+
+        Returns:
+            Whether the cancellation came in time; the call then raises `CancelledError`.
+        """
+        if self.done():
+            return self.cancelled()
+        return self._stop("cancel", force)
+
+    def _stop(self, why: str, force: bool) -> bool:
+        self._why = self._why or why
+        session = self._session
+        if session is None:
+            return super().cancel()
+        caller, env = self._request.caller, self._request.env
+        if force:
+            caller.replace_worker(env, session.generation, False, "cancel(force=True)")
+        else:
+            session.stop(self._number, why)
+        if threading.current_thread() is _finisher.thread:  # from a done-callback: the answer can only come later
+            return True
+        if not self._settled.wait(GRACE) and not force:
+            caller.replace_worker(env, session.generation, True, "a call did not react to being stopped")
+            if not self._settled.wait(GRACE):
+                self._end()
+                self._finish_stopped("its work could not be stopped and goes on over there")
+        return self._came_in_time
+
+    def drop(self) -> None:
+        """Cancel it if it has not begun to run; does not wait."""
+        if not self.done() and self._session is not None:
+            self._session.stop(self._number, "unstarted")
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> Any:
+        loop = asyncio.get_running_loop()
+        arrived = asyncio.Event()
+        self.add_done_callback(lambda _: loop.call_soon_threadsafe(arrived.set))
+        try:
+            await arrived.wait()
+        except asyncio.CancelledError:
+            if self._session is not None and not self.done():
+                self._why = self._why or "cancel"
+                self._session.stop(self._number, "cancel")
+            raise
+        return self.result()
+
+    def __repr__(self) -> str:
+        state = "running"
+        if self.cancelled():
+            state = "cancelled"
+        elif self.done():
+            state = "failed" if self.exception() is not None else "finished"
+        return f"<Call {self._request.label} on {self._request.caller.name!r}, env {self._request.env!r}: {state}>"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{repr(self)[1:-1]}</code>"
+
+
+class Finisher:
+    """The thread that prints the output of submitted calls and completes them, in the order things arrived.
+
+    Not the connection's reader: user code runs here (callbacks, `__setstate__`), and may make calls of its own.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[tuple[Callable[[Any], None], Any]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self.thread: threading.Thread | None = None
+
+    def put(self, item: tuple[Callable[[Any], None], Any]) -> None:
+        if self.thread is None:
+            with self._lock:
+                if self.thread is None:
+                    self.thread = spawn("finisher", self._run)
+        self._queue.put(item)
+
+    def _run(self) -> None:
+        while True:
+            take, frame = self._queue.get()
+            try:
+                take(frame)
+            except Exception:  # a broken callback of the user must not stop the others
+                sys.excepthook(*sys.exc_info())
+
+
+_finisher = Finisher()

@@ -1,0 +1,342 @@
+"""The connection to a cluster: one WebSocket that carries every call, made again when it breaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.frames import Frame as WebSocketFrame
+from websockets.frames import Opcode
+from websockets.uri import parse_uri
+
+from runkit.client.session import Session
+from runkit.errors import ConnectionLost, NotAuthorized, RunkitError, ServerError
+from runkit.wire.streams import CHUNK, prepare, spawn
+
+RECONNECT_SECONDS = float(os.environ.get("RUNKIT_RECONNECT_SECONDS", "60"))
+"""How long a broken connection is tried again before its calls fail with `ConnectionLost`."""
+
+_ROUTE = struct.Struct("<H")
+
+
+class Connection:
+    """One WebSocket to the server, shared by all calls of this process to one cluster.
+
+    Args:
+        name: the cluster's name, for messages.
+        open_stream: gives a new byte stream to the server's port, or to the path of a UNIX socket over there; raises
+            RunkitError or OSError.
+        streams_unix: whether it can reach UNIX sockets.
+        token: the server's token.
+        hello: what the server is told first (client id, code digest, version).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_stream: Callable[[str | None], socket.socket],
+        token: str,
+        hello: dict[str, Any],
+        streams_unix: bool,
+    ):
+        self.name = name
+        self.streams_unix = streams_unix
+        self._open_stream = open_stream
+        self._token = token
+        self._hello = hello
+        self._send_lock = threading.Lock()
+        self._state_lock = threading.RLock()
+        self._socket: WebSocket | None = None
+        self._sessions: dict[int, Session] = {}
+        self._by_env: dict[str, Session] = {}
+        self._next_route = 1
+        self._closed = False
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        spawn(f"connection-{name}", self._run)
+
+    # -- sessions
+
+    def session(self, env: str) -> Session:
+        """The session with the env's worker; a new one if there was none or the worker has been replaced.
+
+        Raises:
+            EnvNotFound: the cluster has no such env. ConnectionLost: the connection is closed or does not come back.
+        """
+        found = self._by_env.get(env)
+        if found is not None and found.usable:
+            return found
+        with self._state_lock:
+            found = self._by_env.get(env)
+            if found is not None and found.usable:
+                return found
+            if self._closed:
+                raise ConnectionLost(f"the connection to {self.name!r} is closed")
+            route, self._next_route = self._next_route, self._next_route % 65000 + 1
+            session = Session(env, self, route)
+            self._sessions[route] = self._by_env[env] = session
+        self._open_route(session)
+        session.greeted.wait(RECONNECT_SECONDS + 5)
+        if session.failure is not None:
+            raise session.failure
+        return session
+
+    def forget(self, session: Session) -> None:
+        """A session has ended: its worker is gone."""
+        with self._state_lock:
+            self._sessions.pop(session.route, None)
+            if self._by_env.get(session.env) is session:
+                del self._by_env[session.env]
+
+    def _open_route(self, session: Session) -> None:
+        opening = {"route": session.route, "env": session.env, "generation": session.generation}
+        try:
+            self.send_text({"open": opening})
+            self.send_bytes(session.route, session.hello())
+        except OSError:  # not connected now; the next connection opens every route
+            pass
+
+    # -- sending
+
+    def send_text(self, message: dict[str, Any]) -> None:
+        self._send(lambda ws: ws.text(json.dumps(message).encode()))
+
+    def send_bytes(self, route: int, data: bytes) -> None:
+        self._send(lambda ws: ws.binary(_ROUTE.pack(route) + data))
+
+    def _send(self, action: Callable[[WebSocket], None]) -> None:
+        with self._send_lock:
+            ws = self._socket
+            if ws is None:
+                raise ConnectionLost(f"not connected to {self.name!r}")
+            try:
+                action(ws)
+            except BaseException:  # torn half way, also by Ctrl-C: the reader makes a new connection
+                self._socket = None
+                ws.abort()
+                raise
+
+    # -- the reader's thread
+
+    def wait_ready(self, timeout: float) -> None:
+        """Wait for the first connection (`timeout` in seconds).
+
+        Raises:
+            RunkitError: it could not be made.
+        """
+        if not self._ready.wait(timeout):
+            raise ConnectionLost(f"no connection to {self.name!r} within {timeout:g} s")
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        deadline = time.monotonic() + RECONNECT_SECONDS
+        pause = 0.02
+        while not self._closed:
+            problem: BaseException
+            try:
+                ws = WebSocket(prepare(self._open_stream(None)), self._token)
+                ws.text(json.dumps({"hello": self._hello}).encode())
+                with self._send_lock:
+                    self._socket = ws
+                with self._state_lock:
+                    known = list(self._sessions.values())
+                for session in known:
+                    self._open_route(session)
+                self._ready.set()
+                pause = 0.02
+                self._read(ws)
+                problem = ConnectionLost("the server closed the connection")
+                deadline = time.monotonic() + RECONNECT_SECONDS
+            except NotAuthorized as error:
+                problem, deadline = error, 0.0
+            except (RunkitError, OSError, WebSocketException) as error:
+                problem = error
+            if self._socket is not None:
+                deadline = time.monotonic() + RECONNECT_SECONDS
+            with self._send_lock:
+                self._socket = None
+            for session in list(self._sessions.values()):
+                session.lane.detach()
+            if self._closed:
+                break
+            if time.monotonic() > deadline:
+                self._fail(problem)
+                return
+            time.sleep(pause)
+            pause = min(pause * 2, 1.0)
+
+    def _fail(self, problem: BaseException) -> None:
+        self._closed = True
+        if not self._ready.is_set():
+            self._failure = problem if isinstance(problem, RunkitError) else ConnectionLost(str(problem))
+        self._ready.set()
+        lost = ConnectionLost(
+            f"the connection to {self.name!r} broke and did not come back within {RECONNECT_SECONDS:g} s ({problem}); "
+            "the call may still be running there"
+        )
+        for session in list(self._sessions.values()):
+            session.fail(lost)
+
+    def _read(self, ws: WebSocket) -> None:
+        for opcode, data in ws.messages():
+            if opcode is Opcode.TEXT:
+                self._control(json.loads(data))
+            else:
+                session = self._sessions.get(_ROUTE.unpack_from(data)[0])
+                if session is not None:
+                    session.feed(data[2:])
+
+    def _control(self, message: dict[str, Any]) -> None:
+        if "opened" in message:
+            opened = message["opened"]
+            session = self._sessions.get(opened["route"])
+            if session is not None:
+                session.opened(opened)
+        elif "closed" in message:
+            closed = message["closed"]
+            session = self._sessions.get(closed["route"])
+            if session is not None:
+                spawn("worker-ended", session.ended, closed)
+        elif "error" in message:
+            raise ServerError(str(message["error"].get("message", message["error"])))
+
+    @property
+    def alive(self) -> bool:
+        """False once it has been closed or given up."""
+        return not self._closed
+
+    @property
+    def connected(self) -> bool:
+        """Whether the WebSocket stands right now."""
+        return self._socket is not None
+
+    def open_bulk(self, env: str, path: str | None) -> socket.socket:
+        """A second byte stream to an env's worker: straight to its socket, else a WebSocket of its own through the server."""
+        if path and self.streams_unix:
+            return self._open_stream(path)
+        near, far = socket.socketpair()
+        ws = WebSocket(prepare(self._open_stream(None)), self._token)
+        ws.text(json.dumps({"hello": self._hello}).encode())
+        ws.text(json.dumps({"open": {"route": 1, "env": env, "generation": None}}).encode())
+        spawn("bulk-up", self._pump_up, far, ws)
+        spawn("bulk-down", self._pump_down, ws, far)
+        return near
+
+    def _pump_up(self, far: socket.socket, ws: WebSocket) -> None:
+        try:
+            while data := far.recv(CHUNK):
+                ws.binary(_ROUTE.pack(1) + data)
+        except (OSError, WebSocketException):
+            pass
+        ws.abort()
+
+    def _pump_down(self, ws: WebSocket, far: socket.socket) -> None:
+        try:
+            for opcode, data in ws.messages():
+                if opcode is Opcode.BINARY:
+                    far.sendall(memoryview(data)[2:])
+                elif "closed" in json.loads(data):
+                    break
+        except (OSError, WebSocketException, RunkitError):
+            pass
+        far.close()
+
+    def close(self) -> None:
+        """Say good-bye and close. What runs over there goes on; calls waiting here end with `ConnectionLost`."""
+        self._closed = True
+        for session in list(self._sessions.values()):
+            session.bye()
+        with self._send_lock:
+            ws, self._socket = self._socket, None
+        if ws is not None:
+            ws.abort()
+        for session in list(self._sessions.values()):
+            session.fail(
+                ConnectionLost(f"the connection to {self.name!r} was closed here; the call goes on over there")
+            )
+
+
+class WebSocket:
+    """RFC 6455 over a connected socket: the library's protocol, this module's own reads and writes.
+
+    No thread stands between the socket and the caller, which the library's own client has.
+
+    Raises:
+        NotAuthorized: the server refused the token.
+        OSError, WebSocketException: no WebSocket came about.
+    """
+
+    def __init__(self, sock: socket.socket, token: str, path: str = "/v1/ws"):
+        self._sock = sock
+        self._protocol = ClientProtocol(parse_uri(f"ws://127.0.0.1{path}"), max_size=None)
+        request = self._protocol.connect()
+        request.headers["Authorization"] = f"Bearer {token}"
+        self._protocol.send_request(request)
+        self._fragments: list[bytes] = []
+        self._kind = Opcode.BINARY
+        self._flush()
+        sock.settimeout(20)
+        while self._protocol.handshake_exc is None and self._protocol.state.name == "CONNECTING":
+            self._receive()
+        problem = self._protocol.handshake_exc
+        if problem is not None:
+            sock.close()
+            if isinstance(problem, InvalidStatus) and problem.response.status_code == 401:
+                raise NotAuthorized("the server refused the token")
+            raise problem
+        sock.settimeout(None)
+
+    def _receive(self) -> None:
+        data = self._sock.recv(262144)
+        if data:
+            self._protocol.receive_data(data)
+        else:
+            self._protocol.receive_eof()
+            if self._protocol.handshake_exc is None:
+                raise ConnectionLost("the server closed the connection")
+
+    def _flush(self) -> None:
+        for data in self._protocol.data_to_send():
+            if data:
+                self._sock.sendall(data)
+
+    def text(self, data: bytes) -> None:
+        self._protocol.send_text(data)
+        self._flush()
+
+    def binary(self, data: bytes) -> None:
+        self._protocol.send_binary(data)
+        self._flush()
+
+    def messages(self) -> Any:
+        """The messages as (opcode, bytes), until the connection ends with OSError."""
+        while True:
+            for event in self._protocol.events_received():
+                if isinstance(event, WebSocketFrame) and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+                    if event.fin and not self._fragments:
+                        yield event.opcode, event.data
+                        continue
+                    if event.opcode is not Opcode.CONT:
+                        self._kind = event.opcode
+                    self._fragments.append(bytes(event.data))
+                    if event.fin:
+                        whole, self._fragments = b"".join(self._fragments), []
+                        yield self._kind, whole
+            self._receive()
+
+    def abort(self) -> None:
+        """Close the socket; whoever reads it notices."""
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:  # it was closed already
+            pass
+        self._sock.close()

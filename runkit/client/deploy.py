@@ -1,0 +1,442 @@
+"""`env.to(cluster)`: what is asked for is compared, then resolved, shipped and built, in that order.
+
+An unchanged env costs one round trip. Whatever can go wrong on this side (a conflict, a missing file, no interpreter) does so before
+anything on the host changes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from packaging.utils import canonicalize_name
+
+import runkit.errors as errors
+from runkit.client import interpreter
+from runkit.client.lock import Artifact, Lock, configurations, index_settings, resolve
+from runkit.client.logins import Logins
+from runkit.client.target import Target
+from runkit.client.wheels import WheelStore
+from runkit.errors import EnvNotFound, InstallFailed, InterpreterNotFound, ServerError, UsageError
+from runkit.model.digest import digest
+from runkit.model.env import Env
+from runkit.model.request import Request, merge
+from runkit.model.requirements import FILE, Requirements
+from runkit.wire import places
+from runkit.wire.names import DEFAULT_ENV
+
+Progress = Callable[[Mapping[str, Any]], None]
+"""Called with {"phase": text}, {"phase": text, "done": bytes, "total": bytes or None}, {"log": line} or {"warning": text}."""
+
+_UPLOAD_CHUNK = 1 << 20
+
+
+class Api(Protocol):
+    """The server, as `runkit.client.api.Api` reaches it."""
+
+    def json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """One request, one JSON answer."""
+
+    def events(self, method: str, path: str, body: Any = None) -> Iterator[dict[str, Any]]:
+        """One request, a stream of JSON answers."""
+
+    def upload(self, method: str, path: str, chunks: Iterable[bytes], length: int) -> dict[str, Any]:
+        """One request with a body of `length` bytes."""
+
+
+@dataclass(frozen=True)
+class SyncedRoot:
+    """A folder of this machine that is, or will be, mirrored on the cluster.
+
+    Attributes:
+        id: the mirror's name.
+        digest: of its present content.
+        folder: the folder here.
+        paths: what goes on the remote `sys.path`, relative to it.
+    """
+
+    id: str
+    digest: str
+    folder: str
+    paths: tuple[str, ...] = ("",)
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What sending an env came to.
+
+    Attributes:
+        name: the env's name on the cluster.
+        build: the folder it lives in; None if nothing had to be built or asked.
+        changed: whether anything was done.
+        replaced_worker: whether its process was replaced.
+        lost_keys: keys of objects that went with the process.
+        worker: what the server says about its process.
+        request: what it is now asked to be.
+    """
+
+    name: str
+    build: str | None = None
+    changed: bool = False
+    replaced_worker: bool = False
+    lost_keys: tuple[str, ...] = ()
+    worker: Mapping[str, Any] = field(default_factory=dict)
+    request: str = ""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What does not change when an install is tried again with more shipped."""
+
+    request: Request
+    roots: tuple[SyncedRoot, ...]
+    working_dir: str | None
+    python: Mapping[str, Any]
+    salt: int
+
+    def build(self, lock: Lock) -> str:
+        """Names the folder after everything that shapes its content."""
+        shape = [lock.digest, self.python["version"], self.python["path"], self.request.setup_cmds, self.salt]
+        return digest(shape)[:32]
+
+
+class Deployer:
+    """Sends envs to one cluster, and remembers what is there so that sending again is cheap."""
+
+    def __init__(
+        self,
+        api: Api,
+        status: Mapping[str, Any],
+        *,
+        progress: Progress | None = None,
+        home: Path | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            api: the server.
+            status: its answer to `GET /v1/status`.
+            progress: told what happens.
+            home: this client's RUNKIT_HOME.
+        """
+        self._api = api
+        self._host: Mapping[str, Any] = status["host"]
+        self._ray: str | None = (status.get("ray") or {}).get("version")
+        self._progress = progress or (lambda event: None)
+        self._home = home or places.home()
+        self._specs: dict[str, dict[str, Any]] = {}
+
+    def send(
+        self,
+        env: Env,
+        roots: Sequence[SyncedRoot] = (),
+        *,
+        working_dir: str | None = None,
+        sync: Callable[[SyncedRoot], None] | None = None,
+        force: bool = False,
+    ) -> Deployed:
+        """Make the env on the cluster what it is asked to be.
+
+        Args:
+            env: the env.
+            roots: the folders that go with it: the package root, `working_dir`, and `env.local_folders()`.
+            working_dir: the id of the root that is the current folder over there.
+            sync: brings one root's mirror up to date; called for those that are not, before anything is built.
+            force: resolve and build anew even where nothing changed.
+
+        Raises:
+            UsageError, ResolutionFailed, InterpreterNotFound, InstallFailed: see there; the env over there is as it was.
+        """
+        adds = env.name is None
+        while True:
+            wanted, request = self._request(env, roots, working_dir)
+            body = {
+                # None: whatever the env is; somebody who asks for nothing does not change it.
+                "env": {"name": request.name, "request": request.digest if self._asks(env, wanted) else None},
+                "roots": [{"id": root.id, "digest": root.digest} for root in roots],
+            }
+            answer = self._api.json("POST", "/v1/ensure", body)
+            state = answer["env"]
+            # An unnamed env is added to what this session last saw there; another session may have changed it since.
+            if not (adds and state == "changed" and self._is_stale(request.name)):
+                break
+
+        def bring_roots() -> None:
+            for root in roots:
+                if sync and not answer.get("roots", {}).get(root.id):
+                    sync(root)
+
+        if state == "ready" and not force:
+            bring_roots()
+            return Deployed(request.name, worker=answer.get("worker") or {}, request=request.digest)
+        if not adds:
+            self._specs.pop(request.name, None)
+        spec = self._spec(request.name) if state != "missing" else {}
+        python, packed = self._find_python(request)
+        lock = self._lock(env, wanted, request, spec, python["version"], force)
+        if packed:
+            title = f"ship Python {packed.version}"
+            python["path"] = self._upload(f"/v1/pythons/{packed.name}", packed.path, title)["path"]
+        # A forced build has a folder of its own, also where its content is what it was.
+        salt = time.time_ns() if force else int(spec.get("salt", 0)) if lock.digest == spec.get("locked") else 0
+        plan = _Plan(request, tuple(roots), working_dir, python, salt)
+        shipped: set[str] = set()
+        if plan.build(lock) != spec.get("build"):
+            lock, shipped = self._ship(env, wanted, lock, ship_all=False)
+        bring_roots()
+        try:
+            return self._put(plan, lock, shipped)
+        except InstallFailed as error:
+            if not _is_network(error):
+                raise
+            # The host said that it reaches the index, and then did not: what it lacks goes from here.
+            self._progress({"warning": "the host could not fetch everything; shipping it from here"})
+            lock, shipped = self._ship(env, wanted, lock, ship_all=True)
+            return self._put(plan, lock, shipped)
+
+    # -- what is asked for
+
+    def _request(self, env: Env, roots: Sequence[SyncedRoot], working_dir: str | None) -> tuple[Requirements, Request]:
+        files = [Path(root.folder) / "requirements.txt" for root in roots] if env.root_reqs else []
+        wanted = env.requirements(files)
+        for note in wanted.notes:
+            self._progress({"warning": note})
+        request = Request(
+            name=env.target,
+            lines=(),
+            constraints=(),
+            python=env.python or f"{sys.version_info[0]}.{sys.version_info[1]}",
+            python_asked=env.python is not None,
+            setup_cmds=env.setup_cmds,
+            env_vars=env.variables(),
+            compute=env.compute,
+            working_dir=working_dir if env.working_dir else None,
+            indexes=index_settings(env.base),
+        )
+        if env.name is None:
+            wanted, request = self._on_default(env, wanted, request)
+        elif env.name == DEFAULT_ENV:
+            wanted = self._with_ray(wanted)
+        portable = wanted.portable()
+        lines = tuple(sorted(portable["lines"])), tuple(sorted(portable["constraints"]))
+        return wanted, replace(request, lines=lines[0], constraints=lines[1])
+
+    def _asks(self, env: Env, wanted: Requirements) -> bool:
+        """Whether the env asks for anything at all: an unnamed one may not, and then the default env will do as it is."""
+        only_ray = all(line.startswith("ray==") for line in wanted.lines)
+        return (
+            env.name is not None
+            or not only_ray
+            or any([env.reqs, env.setup_cmds, env.variables(), env.compute, env.python])
+        )
+
+    def _on_default(self, env: Env, wanted: Requirements, request: Request) -> tuple[Requirements, Request]:
+        """An unnamed env: its requirements on top of what the default env has."""
+        spec = self._spec(DEFAULT_ENV)
+        if not spec.get("lines"):
+            return self._with_ray(wanted), replace(request, python=spec.get("python") or request.python)
+        kept = Request.from_spec(spec)
+        if env.python and not _same_python(env.python, kept.python):
+            raise UsageError(
+                f"an env without a name is added on top of the default env, which runs Python {kept.python}: "
+                f"give it a name to have Python {env.python}"
+            )
+        store = WheelStore(self._home / "wheels")
+        files = {}
+        for line in kept.lines:
+            if line.startswith(FILE):
+                sha256, _, rest = line[len(FILE) :].partition("/")
+                if found := store.find(Artifact(rest.split("[")[0].split(" ;")[0], sha256)):
+                    files[sha256] = str(found)
+        before = Requirements(kept.lines, kept.constraints, files=files)
+        installed: dict[str, str] = {canonicalize_name(name): version for name, version in spec.get("packages", [])}
+        return self._with_ray(merge(before, wanted, installed)), request.on_top_of(kept)
+
+    def _with_ray(self, wanted: Requirements) -> Requirements:
+        """The default env always has the cluster's own Ray."""
+        line = f"ray=={self._ray}"
+        if not self._ray or any(found.startswith("ray==") for found in wanted.lines):
+            return wanted
+        origin = "the default env's Ray"
+        return replace(wanted, lines=(line, *wanted.lines), origins=(origin, *wanted.origins))
+
+    def _spec(self, name: str) -> dict[str, Any]:
+        """What the env over there was asked to be, and its lock; empty if there is none."""
+        if name not in self._specs:
+            try:
+                self._specs[name] = self._api.json("GET", f"/v1/envs/{name}/spec") or {}
+            except EnvNotFound:
+                return {}
+        return self._specs[name]
+
+    def _is_stale(self, name: str) -> bool:
+        """Ask for the env's spec again; True if another session changed it since."""
+        known = self._specs.pop(name, {})
+        return self._spec(name).get("digest") != known.get("digest")
+
+    # -- making it
+
+    def _find_python(self, request: Request) -> tuple[dict[str, Any], interpreter.Packed | None]:
+        """The interpreter on the host, {version, path}; without a path, one of this machine that is to be shipped."""
+        self._progress({"phase": f"find Python {request.python}"})
+        found = self._api.json("POST", "/v1/pythons", {"version": request.python})
+        if found.get("path"):
+            return {"version": found["version"], "path": found["path"]}, None
+        try:
+            self._progress({"phase": f"pack Python {request.python}"})
+            target = Target.of_host(self._host, request.python)
+            packed = interpreter.pack(request.python, target, self._home / "pythons")
+            return {"version": packed.version, "path": None}, packed
+        except InterpreterNotFound:
+            there: Mapping[str, str] = self._host.get("pythons") or {}
+            if request.python_asked or not there:
+                raise
+        version = max(there, key=lambda text: [int(part) for part in text.split(".")])
+        self._progress(
+            {
+                "warning": f"no Python {request.python} on the host, by uv or here to ship: the env {request.name!r} gets the "
+                f"cluster's Python {version}. Code that travels by value will not run in it."
+            }
+        )
+        return {"version": version, "path": there[version]}, None
+
+    def _lock(
+        self, env: Env, wanted: Requirements, request: Request, spec: Mapping[str, Any], python: str, force: bool
+    ) -> Lock:
+        target = Target.of_host(self._host, python)
+        kept = Lock.from_json(spec["lock"]) if spec.get("lock") else None
+        if kept and not kept.fits(target):
+            kept = None
+        if kept and not force and spec.get("resolution") == request.resolution:
+            return kept
+        self._progress({"phase": f"resolve {len(wanted.lines)} requirements"})
+        return resolve(wanted, target, cwd=env.base, prefer=kept, cache=self._home / "locks", upgrade=force)
+
+    def _ship(self, env: Env, wanted: Requirements, lock: Lock, ship_all: bool) -> tuple[Lock, set[str]]:
+        """Bring what the host cannot fetch into its wheel store; gives the lock with built wheels, and what lies there."""
+        logins = Logins(wanted.lines, [content for _, content in configurations(env.base)])
+        store = WheelStore(self._home / "wheels", logins)
+        target = Target.of_host(self._host, lock.python)
+        built = {}
+        for package in lock.sources:
+            self._progress({"phase": f"build {package.name} {package.version}"})
+            if wheel := store.build(package, target, env.base):
+                built[package.name] = wheel
+        lock = lock.with_artifacts(built)
+        artifacts = [package.artifact for package in lock.packages]
+        # A direct URL may come without a hash: only by fetching it here is its content known.
+        nameless = {a.url: a for a in store.fetch([a for a in artifacts if not a.sha256], self._progress)}
+        lock = lock.with_artifacts({p.name: nameless[p.artifact.url] for p in lock.packages if not p.artifact.sha256})
+        artifacts = [package.artifact for package in lock.packages]
+        if not artifacts:
+            return lock, set()
+        asked = [artifact.sha256 for artifact in artifacts]
+        missing = set(self._api.json("POST", "/v1/wheels/missing", {"sha256": asked})["missing"])
+        there = set(asked) - missing
+        lacking = [artifact for artifact in artifacts if artifact.sha256 in missing]
+        if not ship_all:
+            reachable = self._reachable([a.url for a in lacking if a.url and not logins.find(a.url)])
+            lacking = [a for a in lacking if not (a.url and not logins.find(a.url) and reachable(a.url))]
+        for artifact in store.fetch(lacking, self._progress):
+            assert artifact.path is not None  # fetch gives a path
+            self._upload(
+                f"/v1/wheels/{artifact.sha256}/{artifact.filename}", Path(artifact.path), f"ship {artifact.filename}"
+            )
+            there.add(artifact.sha256)
+        return lock, there
+
+    def _reachable(self, urls: Sequence[str]) -> Callable[[str], bool]:
+        """Ask the host which addresses it reaches without a password: one file of each place stands for all."""
+        samples = {_place(url): url for url in urls}
+        answer = self._api.json("POST", "/v1/reachable", {"urls": list(samples.values())}) if samples else {}
+        places_reached = {place for place, url in samples.items() if answer.get(url)}
+        return lambda url: _place(url) in places_reached
+
+    def _upload(self, address: str, path: Path, title: str) -> dict[str, Any]:
+        total = path.stat().st_size
+
+        def chunks() -> Iterator[bytes]:
+            done = 0
+            with open(path, "rb") as file:
+                while chunk := file.read(_UPLOAD_CHUNK):
+                    yield chunk
+                    done += len(chunk)
+                    self._progress({"phase": title, "done": done, "total": total})
+
+        return self._api.upload("PUT", address, chunks(), total)
+
+    def _put(self, made: _Plan, lock: Lock, shipped: set[str]) -> Deployed:
+        request, python = made.request, made.python
+        build = made.build(lock)
+        kept = {
+            "resolution": request.resolution,
+            "lock": lock.to_json(),
+            "packages": lock.pairs,
+            "build": build,
+            "locked": lock.digest,
+            "salt": made.salt,
+        }
+        spec = {**request.to_spec(), **kept}
+        plan = {
+            "name": request.name,
+            "request": request.digest,
+            "build": build,
+            "python": dict(python),
+            "lock": lock.text(shipped),
+            "packages": lock.pairs,
+            "env_vars": dict(request.env_vars),
+            "setup_cmds": list(request.setup_cmds),
+            "compute": dict(request.compute),
+            "roots": [{"id": root.id, "digest": root.digest, "paths": list(root.paths)} for root in made.roots],
+            "working_dir": made.working_dir,
+            "spec": spec,
+        }
+        for event in self._api.events("PUT", f"/v1/envs/{request.name}", plan):
+            if "error" in event:
+                raise _error(event["error"])
+            if "done" in event:
+                done = event["done"]
+                self._specs[request.name] = spec
+                return Deployed(
+                    request.name,
+                    done.get("build", build),
+                    True,
+                    bool(done.get("replaced_worker")),
+                    tuple(done.get("lost") or ()),
+                    done.get("worker") or {},
+                    request.digest,
+                )
+            self._progress(event)
+        raise ServerError(f"the server ended the set-up of the env {request.name!r} without saying how it went")
+
+
+def _same_python(asked: str, kept: str) -> bool:
+    shorter = min(len(asked.split(".")), len(kept.split(".")))
+    return asked.split(".")[:shorter] == kept.split(".")[:shorter]
+
+
+def _place(url: str) -> tuple[str, str]:
+    """What URLs that one probe can stand for have in common."""
+    parts = urlsplit(url)
+    if parts.hostname == "files.pythonhosted.org":
+        return parts.netloc, ""
+    return parts.netloc, parts.path.rpartition("/")[0]
+
+
+def _is_network(error: InstallFailed) -> bool:
+    said = error.output or str(error)
+    return "Failed to fetch" in said or "error sending request" in said or "Network connectivity is disabled" in said
+
+
+def _error(value: Mapping[str, Any]) -> Exception:
+    """The error that a server's answer names."""
+    kind = getattr(errors, str(value.get("type")), ServerError)
+    message = str(value.get("message"))
+    if isinstance(kind, type) and issubclass(kind, errors.EnvError):
+        return kind(message, str(value.get("output") or ""))
+    return kind(message) if isinstance(kind, type) and issubclass(kind, errors.RunkitError) else ServerError(message)

@@ -1,0 +1,205 @@
+"""A function that runs on a cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from runkit.client.call import Call
+from runkit.client.cluster import Cluster, as_cluster
+from runkit.client.envs import HERE, EnvLike
+from runkit.client.invoke import Invoker, check_options
+from runkit.client.remote import RemoteObject
+from runkit.client.request import DEFAULTS, Options
+from runkit.client.roots import Location, locate
+from runkit.client.session import Target
+from runkit.errors import EnvNotFound, UsageError
+from runkit.model.env import as_env
+from runkit.wire import codec
+from runkit.wire.kinds import kind_of
+from runkit.wire.names import check_name
+
+
+class Function:
+    """A function; after `.to(cluster)` calling it runs it there.
+
+    Made by `rk.function`. Before `.to` it runs here, like the function it wraps.
+    """
+
+    def __init__(self, fn: Callable[..., Any], name: str | None, env: EnvLike, options: Options = DEFAULTS):
+        self._fn = fn
+        self._env = env
+        self._options = options
+        self._invoker: Invoker | None = None
+        self._cluster: Cluster | None = None
+        self._sent_env: EnvLike = None
+        self.name = name or getattr(fn, "__name__", type(fn).__name__)
+        self.__doc__ = getattr(fn, "__doc__", None)
+        self.__name__ = self.name
+        self.__wrapped__ = fn
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """The cluster it has been sent to, or None."""
+        return self._cluster
+
+    @property
+    def env(self) -> str | None:
+        """The name of the env it runs in over there, or None before `.to`."""
+        return self._invoker.env if self._invoker is not None else None
+
+    def to(
+        self, cluster: Cluster, env: EnvLike = None, name: str | None = None, force_install: bool = False
+    ) -> Function:
+        """Make the function ready on a cluster: its code synced, its env installed.
+
+        Costs one round trip when nothing has changed.
+
+        Args:
+            cluster: a Cluster, or the name of a saved one.
+            env: where it runs: an Env, a list of requirements for the cluster's default env, or the name of an env that is
+                there; otherwise the one given to `rk.function`, otherwise the default env.
+            name: store it under this key as well, for `cluster.get(name, remote=True)` in other sessions.
+            force_install: resolve and install anew even where nothing changed.
+
+        Returns:
+            A new Function bound to the cluster; this one stays as it is.
+
+        Raises:
+            RunkitError: a host, code or env error; see `rk.errors`.
+
+        Example:
+            >>> f = rk.function(np_sum).to(cluster, env=rk.env(name="np_env", reqs=["numpy"]))  # doctest: +SKIP
+        """
+        cluster = as_cluster(cluster)
+        if name is not None:
+            check_name("key", name)
+        location, target, python = describe(self._fn)
+        wanted = self._env if env is None else env
+        placed = cluster.place(wanted, location, force=force_install, by_value=self.name if python else None)
+        target = Target({**target.meta, "roots": placed.roots}, target.parts)
+        bound = Function(self._fn, self.name, self._env, self._options)
+        bound._cluster = cluster
+        bound._sent_env = wanted
+        bound._invoker = Invoker(cluster, placed.env, self.name, target, kind_of(self._fn), self._options, python)
+        if name is not None:
+            bound.name = name
+            cluster.put(name, self._fn, env=placed.env, roots=placed.roots)
+        return bound
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._invoker is None:
+            return self._fn(*args, **kwargs)
+        try:
+            return self._invoker(*args, **kwargs)
+        except EnvNotFound:  # the cluster was set up anew since: nothing has run
+            return self._sent_again()(*args, **kwargs)
+
+    def local(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it here, in this process."""
+        return self._fn(*args, **kwargs)
+
+    def submit(self, *args: Any, **kwargs: Any) -> Call:
+        """Start a call and go on.
+
+        Returns:
+            A `concurrent.futures.Future` that can also be awaited; its `cancel()` stops the call over there.
+        """
+        return self._bound().submit(*args, **kwargs)
+
+    def map(self, *iterables: Iterable[Any]) -> Iterator[Any]:
+        """Call it with each item (of several iterables: with one of each); calls run in parallel.
+
+        Returns:
+            An iterator over the results in input order. The first error is raised at its place.
+        """
+        return self._bound().map(*iterables)
+
+    def starmap(self, arguments: Iterable[Iterable[Any]]) -> Iterator[Any]:
+        """Like `map`, with a tuple of arguments for each call."""
+        return self._bound().starmap(arguments)
+
+    def options(self, **given: Any) -> Function:
+        """The same function with other options.
+
+        Args:
+            timeout: seconds from sending to the last byte (of a generator: each item).
+            stream_logs: print here what it prints over there (True).
+            retries: how often a call is made again after a failure of runkit's own, never of the user's code (0).
+            concurrency: how many calls of this function run at once over there.
+            keep: a key; the result stays over there and a handle comes back.
+        """
+        chosen = check_options(self._options, given)
+        other = Function(self._fn, self.name, self._env, chosen)
+        other._cluster = self._cluster
+        other._sent_env = self._sent_env
+        other._invoker = self._invoker.with_options(**given) if self._invoker is not None else None
+        return other
+
+    def _sent_again(self) -> Invoker:
+        assert self._cluster is not None
+        self._invoker = self.to(self._cluster, self._sent_env)._invoker
+        return self._bound()
+
+    def _bound(self) -> Invoker:
+        if self._invoker is None:
+            raise UsageError(f"{self.name} has not been sent to a cluster: call .to(cluster) first")
+        return self._invoker
+
+    def __reduce__(self) -> Any:
+        # Among the arguments of a call it is the function itself.
+        return _itself, (self._fn,)
+
+    def __repr__(self) -> str:
+        if self._invoker is None:
+            return f"<Function {self.name} (here; .to(cluster) sends it)>"
+        return f"<Function {self.name} on {self._invoker.caller.name!r}, env {self._invoker.env!r}>"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{html.escape(repr(self)[1:-1])}</code>"
+
+
+def _itself(fn: Any) -> Any:
+    return fn
+
+
+def function(fn: Callable[..., Any], name: str | None = None, env: EnvLike = None) -> Function:
+    """Wrap a function so that it can be sent to a cluster.
+
+    Args:
+        fn: a function, lambda, method of a module-level class, or callable.
+        name: how messages name it; its own name otherwise.
+        env: the env it runs in, unless `.to` is given another.
+
+    Raises:
+        UsageError: `fn` cannot be called.
+
+    Example:
+        >>> f = rk.function(lambda x: x + 1).to(cluster)  # doctest: +SKIP
+        >>> f(1)  # doctest: +SKIP
+        2
+    """
+    if isinstance(fn, Function):
+        fn = fn._fn
+    if not callable(fn) or isinstance(fn, RemoteObject):
+        raise UsageError(f"rk.function takes a function, not {type(fn).__name__}: {fn!r}")
+    if isinstance(fn, type):
+        raise UsageError(f"{fn.__name__} is a class: use rk.module({fn.__name__})")
+    if name is not None and (not isinstance(name, str) or not name):
+        raise UsageError(f"the name of a function is a string, not {name!r}")
+    if not isinstance(env, str):
+        as_env(env)
+    return Function(fn, name, env)
+
+
+def describe(thing: Any) -> tuple[Location, Target, str | None]:
+    """Where the code of a function or class is, how the worker is told of it, and the Python it needs if it goes by value."""
+    location = locate(thing)
+    if location.by_value_reason is None and location.module and location.qualname:
+        return location, Target({"ref": [location.module, location.qualname]}), None
+    label = getattr(thing, "__name__", repr(thing))
+    parts = codec.dump(thing, f"{label}, which travels by value because {location.by_value_reason},")
+    digest = hashlib.sha256(b"".join(bytes(part) for part in parts)).hexdigest()
+    return location, Target({"value": digest}, parts), HERE

@@ -1,0 +1,156 @@
+"""How this process is connected to one cluster: the way to the host, the server's API, the WebSocket, the envs it sent."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from runkit.client.api import Api
+from runkit.client.bootstrap import ServerInfo, bootstrap
+from runkit.client.connection import Connection
+from runkit.client.deploy import Deployed, Deployer, SyncedRoot
+from runkit.client.manifest import Manifest, scan
+from runkit.client.progress import Progress
+from runkit.client.roots import Root, client_id
+from runkit.client.session import Session
+from runkit.client.upload import upload
+from runkit.errors import HostError
+from runkit.model.env import Env
+from runkit.transport import Transport
+
+_epochs: dict[str, tuple[str, int]] = {}
+
+
+def epoch_of(root: str, digest: str) -> int:
+    """When this process first saw that digest as the root's present one (ns): the worker runs the newest."""
+    known = _epochs.get(root)
+    if known is None or known[0] != digest:
+        known = _epochs[root] = (digest, time.time_ns())
+    return known[1]
+
+
+def _named(root: Root | SyncedRoot, digest: str) -> dict[str, Any]:
+    return {"id": root.id, "digest": digest, "paths": list(root.paths), "epoch": epoch_of(root.id, digest)}
+
+
+class Link:
+    """A living connection to a cluster's server; made by `Cluster` when first needed.
+
+    Args:
+        name: the cluster's name.
+        transport: the way to the host; owned by the link from now on.
+        port: the server's port there (0: any free one, of an embedded cluster).
+    """
+
+    def __init__(self, name: str, transport: Transport, port: int):
+        self.name = name
+        self.transport = transport
+        self._open_lock = threading.Lock()
+        with Progress(name) as progress:
+            self.info: ServerInfo = bootstrap(transport, port=port, progress=progress)
+        self.api = Api(lambda: self.stream(None), self.info.token)
+        hello = {
+            "client": client_id(),
+            "code": self.info.code,
+            "session": uuid.uuid4().hex,
+            "address": f"{socket.gethostname()}:{os.getpid()}",
+        }
+        self.connection = Connection(name, self.stream, self.info.token, hello, transport.streams_unix)
+        try:
+            self.connection.wait_ready(20)
+        except BaseException:
+            self.close()
+            raise
+        self._deployer: Deployer | None = None
+        self._deploy_lock = threading.RLock()
+
+    @property
+    def alive(self) -> bool:
+        return self.connection.alive
+
+    def stream(self, path: str | None) -> socket.socket:
+        """A new byte stream to the server's port, or to a UNIX socket over there; opens the way to the host again if needed."""
+        if not self.transport.alive():
+            with self._open_lock:
+                if not self.transport.alive():
+                    self.transport.open()
+        try:
+            return self.transport.connect(path if path is not None else ("127.0.0.1", self.info.port))
+        except HostError as error:
+            raise OSError(str(error)) from error
+
+    def session(self, env: str) -> Session:
+        return self.connection.session(env)
+
+    # -- envs and code
+
+    def send(
+        self, env: Env, roots: Sequence[Root], working_dir: str | None, force: bool
+    ) -> tuple[Deployed, list[dict[str, Any]]]:
+        """Bring roots and env up to date.
+
+        Returns:
+            What it came to, and the roots as calls name them.
+        """
+        with self._deploy_lock, Progress(self.name) as progress:
+            scanned: dict[str, tuple[Root, Manifest]] = {}
+            for root in roots:
+                if root.id not in scanned:
+                    scanned[root.id] = (root, scan(root))
+            synced = [
+                SyncedRoot(root.id, manifest.digest, str(root.path), root.paths) for root, manifest in scanned.values()
+            ]
+            if self._deployer is None:
+                self._deployer = Deployer(self.api, self.api.json("GET", "/v1/status"))
+            self._deployer._progress = progress
+
+            def sync(one: SyncedRoot) -> None:
+                self.sync(*scanned[one.id], progress)
+
+            deployed = self._deployer.send(env, synced, working_dir=working_dir, sync=sync, force=force)
+            if deployed.lost_keys:
+                lost = ", ".join(map(repr, deployed.lost_keys))
+                progress(
+                    {
+                        "warning": f"the process of env {deployed.name!r} was replaced; stored objects that went with it: {lost}"
+                    }
+                )
+            return deployed, [_named(root, root.digest) for root in synced]
+
+    def sync_only(self, roots: Sequence[Root]) -> list[dict[str, Any]]:
+        """Bring roots up to date for an env that is there; gives them as calls name them."""
+        if not roots:
+            return []
+        with self._deploy_lock, Progress(self.name) as progress:
+            scanned = [(root, scan(root)) for root in roots]
+            asked = [{"id": root.id, "digest": manifest.digest} for root, manifest in scanned]
+            there = self.api.json("POST", "/v1/ensure", {"env": None, "roots": asked})["roots"]
+            for root, manifest in scanned:
+                if not there.get(root.id):
+                    self.sync(root, manifest, progress)
+            return [_named(root, manifest.digest) for root, manifest in scanned]
+
+    def sync(self, root: Root, manifest: Manifest | None, progress: Progress) -> None:
+        """Bring the mirror of one root up to date."""
+        address = f"/v1/roots/{root.id}"
+        progress({"phase": f"sync {root.path.name}"})
+        upload(
+            root,
+            lambda body: self.api.json("POST", f"{address}/plan", body)["need"],
+            lambda pieces, length: self.api.upload("POST", f"{address}/apply", pieces, length),
+            manifest,
+            lambda what, done, total: progress({"phase": f"sync {root.path.name}", "done": done, "total": total}),
+        )
+
+    def close(self) -> None:
+        """Close the connections; envs, objects and running calls stay as they are."""
+        connection = getattr(self, "connection", None)
+        if connection is not None:
+            connection.close()
+        self.api.close()
+        self.transport.close()

@@ -1,0 +1,98 @@
+"""Classes whose instances live on a cluster."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from runkit.client.cluster import Cluster, as_cluster
+from runkit.client.envs import EnvLike
+from runkit.client.function import describe
+from runkit.client.invoke import Invoker
+from runkit.client.remote import RemoteObject
+from runkit.client.request import Options
+from runkit.client.session import Target
+from runkit.errors import UsageError
+from runkit.model.env import as_env
+from runkit.wire.kinds import methods
+from runkit.wire.names import check_name
+
+
+class Module:
+    """A class; after `.to(cluster)` calling it constructs an instance there and gives a proxy. Made by `rk.module`."""
+
+    def __init__(self, cls: type, env: EnvLike = None):
+        self._cls = cls
+        self._env = env
+        self._invoker: Invoker | None = None
+        self._cluster: Cluster | None = None
+        self.name = cls.__name__
+        self.__doc__ = cls.__doc__
+        self.__wrapped__ = cls
+
+    def to(self, cluster: Cluster, env: EnvLike = None, force_install: bool = False) -> Module:
+        """Make the class ready on a cluster; arguments as for `Function.to`."""
+        cluster = as_cluster(cluster)
+        location, target, python = describe(self._cls)
+        wanted = self._env if env is None else env
+        placed = cluster.place(wanted, location, force=force_install, by_value=self.name if python else None)
+        target = Target({**target.meta, "roots": placed.roots}, target.parts)
+        bound = Module(self._cls, self._env)
+        bound._cluster = cluster
+        bound._invoker = Invoker(cluster, placed.env, self.name, target, "call", Options(), python)
+        return bound
+
+    def __call__(self, *args: Any, name: str | None = None, **kwargs: Any) -> Any:
+        """Construct an instance in the env's object store.
+
+        Args:
+            name: its key; made up otherwise. An object already under it is replaced.
+        """
+        if self._invoker is None:
+            return self._cls(*args, **kwargs)
+        key = check_name("key", name) if name is not None else f"{self.name}-{uuid.uuid4().hex[:8]}"
+        made = self._invoker.with_options(keep=key)(*args, **kwargs)
+        kind = f"{self._cls.__module__}.{self._cls.__qualname__}"
+        return RemoteObject(self._cluster, made.env, key, kind, methods(self._cls))  # type: ignore[arg-type]  # bound: has one
+
+    def get_or_to(self, cluster: Cluster, env: EnvLike = None, name: str | None = None) -> Any:
+        """The object `name` if the cluster has it; otherwise the class is sent and an instance made without arguments.
+
+        Raises:
+            UsageError: no name was given.
+        """
+        if name is None:
+            raise UsageError("get_or_to needs name=, the key to look for")
+        cluster = as_cluster(cluster)
+        found = cluster.get(name, default=None, remote=True)
+        return found if found is not None else self.to(cluster, env=env)(name=name)
+
+    def __repr__(self) -> str:
+        if self._invoker is None:
+            return f"<Module {self.name} (here; .to(cluster) sends it)>"
+        return f"<Module {self.name} on {self._invoker.caller.name!r}, env {self._invoker.env!r}>"
+
+
+def module(cls: type, env: EnvLike = None) -> Module:
+    """Wrap a class so that its instances can live on a cluster.
+
+    Args:
+        cls: a class.
+        env: the env its instances live in, unless `.to` is given another.
+
+    Raises:
+        UsageError: `cls` is no class.
+
+    Example:
+        >>> Remote = rk.module(Trainer).to(cluster, env=env)  # doctest: +SKIP
+        >>> trainer = Remote(0.1, name="trainer")  # doctest: +SKIP
+        >>> trainer.step(3)  # doctest: +SKIP
+    """
+    if isinstance(cls, Module):
+        cls = cls._cls
+    if not isinstance(cls, type):
+        hint = "; use rk.function for functions" if callable(cls) else ""
+        raise UsageError(f"rk.module takes a class, not {type(cls).__name__}: {cls!r}{hint}")
+    if not isinstance(env, str):
+        as_env(env)
+    return Module(cls, env)

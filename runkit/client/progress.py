@@ -1,0 +1,95 @@
+"""What the user sees while a long step runs: phases with elapsed time, bytes, and the installer's lines as they come.
+
+`RUNKIT_LOG` chooses how much: "info" (default), "debug" (the lines of every step), "warning" (warnings alone), "quiet" (nothing).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+LEVELS = {"debug": 0, "info": 1, "warning": 2, "quiet": 3}
+PATIENCE = 0.7
+"""Seconds a phase may take before it is shown: what is done at once needs no announcement."""
+
+
+def level() -> int:
+    """The level that RUNKIT_LOG asks for."""
+    return LEVELS.get(os.environ.get("RUNKIT_LOG", "info").lower(), 1)
+
+
+class Progress:
+    """Shows the steps of one action on standard error. Call it with events; use it as a context.
+
+    Events are {"phase": text}, with "done" and "total" bytes where they are known, {"log": line} and {"warning": text}.
+    """
+
+    def __init__(self, title: str):
+        self._title = title
+        self._level = level()
+        self._status: Any = None
+        self._console: Any = None
+        self._phase = ""
+        self._since = time.monotonic()
+        self._shown = ""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._clear()
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if "warning" in event:
+            if self._level <= LEVELS["warning"]:
+                self._print(f"{self._title}: {event['warning']}", "yellow")
+        elif self._level > LEVELS["info"]:
+            return
+        elif "phase" in event:
+            self._enter(event)
+        elif "log" in event:
+            self._print(f"  {event['log']}", "dim")
+
+    def _enter(self, event: Mapping[str, Any]) -> None:
+        phase = event["phase"]
+        if phase != self._phase:
+            self._phase, self._since = phase, time.monotonic()
+        text = f"{self._title}: {phase}"
+        if event.get("total"):
+            text += f" ({event.get('done', 0) / 1e6:.0f} of {event['total'] / 1e6:.0f} MB)"
+        if sys.stderr is not None and sys.stderr.isatty():
+            self._spin(text)
+        elif phase != self._shown:
+            self._shown = phase
+            self._print(text, "")
+
+    def _spin(self, text: str) -> None:
+        if self._status is None:
+            self._status = self._rich().status(text)
+            self._status.start()
+        else:
+            self._status.update(f"{text} [dim]{time.monotonic() - self._since:.0f} s[/]")
+
+    def _print(self, text: str, style: str) -> None:
+        if sys.stderr is None:
+            return
+        if sys.stderr.isatty():
+            self._rich().print(text, style=style or None, markup=False, highlight=False)
+        else:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+    def _rich(self) -> Any:
+        if self._console is None:
+            from rich.console import Console  # late: it takes longer to import than everything else here
+
+            self._console = Console(stderr=True)
+        return self._console
+
+    def _clear(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None

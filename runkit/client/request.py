@@ -1,0 +1,166 @@
+"""A call ready to be sent, and what its answer means here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from runkit.client.envs import HERE
+from runkit.client.session import Session, Target
+from runkit.errors import (
+    ConnectionLost,
+    PythonMismatch,
+    ResultNotLoadable,
+    ServerError,
+    WorkerDied,
+)
+from runkit.wire import codec, failure, frames
+
+GRACE = 5.0
+"""Seconds the worker has to say how stopping a call went."""
+
+RETRIED = (WorkerDied, ConnectionLost, ServerError)
+"""What `retries` covers: runkit's own failures, never the user's exceptions."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a call is made.
+
+    Args:
+        timeout: seconds from sending to the last byte (of a generator: each item); None for no limit.
+        stream_logs: print here what it prints over there.
+        retries: how many times a call is made again after a failure of runkit's own (the worker died, the connection broke).
+        concurrency: how many calls of this function or object run at once over there; None for no limit.
+        keep: a key; the result stays over there under it and a handle comes back.
+    """
+
+    timeout: float | None = None
+    stream_logs: bool = True
+    retries: int = 0
+    concurrency: int | None = None
+    keep: str | None = None
+
+    def meta(self) -> dict[str, Any]:
+        """What the worker needs to know of it."""
+        meta: dict[str, Any] = {}
+        if not self.stream_logs:
+            meta["log"] = 0
+        if self.concurrency:
+            meta["conc"] = self.concurrency
+        if self.keep is not None:
+            meta["keep"] = self.keep
+        return meta
+
+
+DEFAULTS = Options()
+SILENT = Options(stream_logs=False)
+
+
+class Caller(Protocol):
+    """What a call needs from the cluster it goes to."""
+
+    name: str
+
+    def session(self, env: str) -> Session: ...
+    def replace_worker(self, env: str, generation: int | None, only_if_alone: bool, why: str) -> bool: ...
+    def local_folders(self, roots_home: str) -> dict[str, str]: ...
+    def handle(self, env: str, key: str, type_name: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call, ready to be sent, as often as it takes.
+
+    Args:
+        target: what is called; None for a built-in operation, named by `operation`.
+        parts: the pickled arguments.
+        label: how messages name it, e.g. "np_sum".
+    """
+
+    caller: Caller
+    env: str
+    label: str
+    parts: list[Any]
+    options: Options
+    meta: dict[str, Any]
+    target: Target | None = None
+    operation: str = ""
+    python: str | None = None
+
+    def send(
+        self, sink: Callable[[Any], Any], begun: Callable[[Session, int], None] | None = None
+    ) -> tuple[Session, int]:
+        """Send it; what comes back goes to `sink`. `begun` learns the call's number before anything is sent."""
+        session = self.caller.session(self.env)
+        if session.python and session.python != HERE and (self.python is not None or _by_value(self.parts)):
+            raise python_mismatch(
+                self.label if self.python else f"an argument of {self.label}", HERE, session.python, self.env
+            )
+        number = session.begin(sink)
+        if begun is not None:
+            begun(session, number)
+        if self.target is not None:
+            session.call(number, self.target, self.meta, self.parts)
+        else:
+            session.operate(number, self.operation, self.meta, self.parts)
+        return session, number
+
+    def value(self, session: Session, number: int, frame: frames.Frame) -> Any:
+        """The result in a frame, or its exception raised."""
+        if frame.kind == frames.RESULT or frame.kind == frames.ITEM:
+            if "kept" in frame.meta:
+                return self.caller.handle(self.env, frame.meta["kept"], frame.meta["type"])
+            if session.python != HERE and _by_value(frame.parts):
+                raise python_mismatch(f"the result of {self.label}", HERE, session.python, self.env)
+            try:
+                return codec.load(frame.parts)
+            except Exception as error:
+                raise ResultNotLoadable(
+                    f"{self.label} on {self.caller.name!r} gave a result that cannot be loaded here: {type(error).__name__}: {error}; "
+                    f"install what is missing, or leave it there with .options(keep=...)"
+                ) from error
+        assert frame.kind == frames.ERROR
+        raise self.error(session, number, frame)
+
+    def error(self, session: Session, number: int, frame: frames.Frame) -> BaseException:
+        """The remote exception, with notes that say where it was raised."""
+        local = self.caller.local_folders(session.roots_home)
+        error = failure.unpack(frame.meta["failure"], frame.parts, self.caller.name, local)
+        failure.add_note(
+            error,
+            f"raised on cluster {self.caller.name!r}, env {self.env!r}, call {session.id[:8]}-{number} ({self.label})",
+        )
+        return error
+
+
+def _by_value(parts: list[Any]) -> bool:
+    """Whether a pickle holds code that cloudpickle sends by value: bytecode, which another Python would crash on."""
+    return bool(parts) and any(name in bytes(parts[0]) for name in (b"_make_function", b"_make_skeleton_class"))
+
+
+def python_mismatch(label: str, here: str, there: str, env: str) -> PythonMismatch:
+    return PythonMismatch(
+        f"{label} travels by value and needs the same minor version of Python on both sides: here {here}, in env {env!r} {there}. "
+        f'Use rk.env(..., python="{here}"), or put the function in a module of a package, so that it travels by reference'
+    )
+
+
+def print_log(frame: frames.Frame) -> None:
+    """Write a piece of remote output to the same stream here, without a prefix."""
+    stream = sys.stdout if frame.meta["s"] == 1 else sys.stderr
+    try:
+        stream.write(bytes(frame.parts[0]).decode("utf-8", "replace"))
+        stream.flush()
+    except (AttributeError, ValueError, OSError):  # the stream was closed or is None: output has nowhere to go
+        pass
+
+
+def stopped(frame: frames.Frame) -> str:
+    """A CANCELLED frame in words."""
+    how = frame.meta.get("how", "")
+    if frame.meta["stopped"]:
+        return how or "its work was stopped"
+    return f"its work could not be stopped and goes on over there ({how}); call.cancel(force=True) replaces the env's process"

@@ -1,0 +1,213 @@
+"""Wheels on this machine: fetched from their index, built from source, kept by their hash, for hosts that cannot get them."""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from runkit.client.lock import Artifact, Locked
+from runkit.client.logins import Logins
+from runkit.client.target import Target
+from runkit.client.uvtool import explanation, run_uv
+from runkit.errors import InstallFailed
+from runkit.model.digest import file_digest
+from runkit.model.package import without_credentials
+
+PARALLEL = 6
+"""Files fetched at once."""
+
+_ATTEMPTS = 3
+_TIMEOUT_S = 30.0
+
+Progress = Callable[[Mapping[str, Any]], None]
+
+
+class WheelStore:
+    """A folder of wheels and source distributions: `<sha256>/<file name>`. A file that is there is whole."""
+
+    def __init__(self, folder: Path, logins: Logins | None = None) -> None:
+        """Use a folder as the store.
+
+        Args:
+            folder: it need not exist yet.
+            logins: user names and passwords of indexes.
+        """
+        self.folder = folder
+        self.logins = logins or Logins()
+
+    def find(self, artifact: Artifact) -> Path | None:
+        """Where the artifact lies on this machine, or None."""
+        if artifact.path and os.path.exists(artifact.path):
+            return Path(artifact.path)
+        if not artifact.sha256:
+            return None
+        found = self.folder / artifact.sha256 / artifact.filename
+        return found if found.exists() else None
+
+    def add(self, path: Path) -> Artifact:
+        """Keep a copy of a file of this machine."""
+        sha256 = file_digest(path)
+        kept = self.folder / sha256 / path.name
+        if not kept.exists():
+            with tempfile.TemporaryDirectory(dir=self._ready()) as partial:
+                copy = Path(partial) / path.name
+                shutil.copyfile(path, copy)
+                self._place(copy, kept)
+        return Artifact(path.name, sha256, None, str(kept), kept.stat().st_size)
+
+    def fetch(self, artifacts: Sequence[Artifact], progress: Progress | None = None) -> list[Artifact]:
+        """Fetch what is missing, several at once, and give all back with their paths.
+
+        The way there is the user's own: SSL_CERT_FILE, proxy variables, netrc, and user names in URLs count.
+
+        Args:
+            artifacts: with a `url`, or lying here already.
+            progress: called with {"phase": "fetch", "done": bytes, "total": bytes or None}.
+
+        Raises:
+            InstallFailed: one cannot be fetched, or is not what its hash says.
+        """
+        meter = _Meter(artifacts, progress)
+        with concurrent.futures.ThreadPoolExecutor(PARALLEL, "runkit-fetch") as pool:
+            jobs = [pool.submit(self._fetch_one, artifact, meter) for artifact in artifacts]
+            try:
+                return [job.result() for job in jobs]
+            except BaseException:
+                for job in jobs:
+                    job.cancel()
+                raise
+
+    def build(self, package: Locked, target: Target, cwd: str | Path = ".") -> Artifact | None:
+        """Build a wheel from a source distribution here, where what comes out runs on the target.
+
+        Returns:
+            The wheel, or None if it can only be built on the host: it has compiled parts, and the host's platform or Python
+            is not this one's.
+
+        Raises:
+            InstallFailed: the build ended with an error, on a platform and Python like the host's.
+        """
+        source = self.fetch([package.artifact])[0]
+        note = self.folder.parent / "built" / f"{source.sha256}-{target.python_tag}-{target.uv_platform}.json"
+        if (kept := _read_note(note)) and (path := self.find(kept)):
+            return Artifact(kept.filename, kept.sha256, None, str(path), path.stat().st_size)
+        assert source.path is not None  # fetch gives a path
+        with tempfile.TemporaryDirectory(prefix="build-", dir=self._ready()) as out:
+            done = run_uv(
+                ["build", "--wheel", "--quiet", "--python", sys.executable, "--out-dir", out, source.path], cwd=cwd
+            )
+            wheels = list(Path(out).glob("*.whl"))
+            if done.returncode or not wheels:
+                if not target.is_this_python:
+                    return None
+                said = without_credentials(explanation(done.stderr))
+                raise InstallFailed(
+                    f"{package.name} {package.version} has no wheel and could not be built:\n{said}", output=said
+                )
+            wheel = wheels[0]
+            portable = wheel.name.endswith("-none-any.whl")
+            if not portable and not target.is_this_python:
+                return None
+            if not portable and target.best([wheel.name]) is None:
+                return None
+            built = self.add(wheel)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps({"filename": built.filename, "sha256": built.sha256}))
+        return built
+
+    def _fetch_one(self, artifact: Artifact, meter: _Meter) -> Artifact:
+        if path := self.find(artifact):
+            meter.add(artifact.size or 0)
+            return Artifact(
+                artifact.filename, artifact.sha256 or file_digest(path), artifact.url, str(path), path.stat().st_size
+            )
+        if not artifact.url:
+            raise InstallFailed(f"{artifact.filename} is not on this machine and has no address")
+        shown = without_credentials(artifact.url)
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._download(artifact, meter)
+            except (OSError, EOFError) as error:
+                status = getattr(error, "code", 0)
+                if attempt + 1 == _ATTEMPTS or (400 <= status < 500 and status not in (408, 429)):
+                    raise InstallFailed(f"{shown} cannot be fetched: {error}") from error
+                time.sleep(0.5 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _download(self, artifact: Artifact, meter: _Meter) -> Artifact:
+        assert artifact.url is not None  # checked by the caller
+        with tempfile.TemporaryDirectory(prefix="fetch-", dir=self._ready()) as folder:
+            partial = Path(folder) / artifact.filename
+            hasher, got = hashlib.sha256(), 0
+            with self._open(artifact.url) as answer, open(partial, "wb") as file:
+                expected = answer.headers.get("Content-Length")
+                while chunk := answer.read(1 << 18):
+                    file.write(chunk)
+                    hasher.update(chunk)
+                    got += len(chunk)
+                    meter.add(len(chunk))
+            if expected and got != int(expected):
+                raise EOFError(f"the connection ended after {got} of {expected} bytes")
+            sha256 = hasher.hexdigest()
+            if artifact.sha256 and sha256 != artifact.sha256:
+                raise InstallFailed(
+                    f"{without_credentials(artifact.url)} is not the file its index promised: "
+                    f"SHA-256 {sha256} instead of {artifact.sha256}"
+                )
+            kept = self.folder / sha256 / artifact.filename
+            self._place(partial, kept)
+        return Artifact(artifact.filename, sha256, artifact.url, str(kept), got)
+
+    def _open(self, url: str) -> Any:
+        """Open a URL as the user would: their certificates (SSL_CERT_FILE), proxies, and logins."""
+        parts = urlsplit(url)
+        request = urllib.request.Request(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
+        if login := self.logins.find(url):
+            token = base64.b64encode(f"{login[0]}:{login[1]}".encode()).decode()
+            # Unredirected: an index that redirects to a file store must not pass the password on.
+            request.add_unredirected_header("Authorization", f"Basic {token}")
+        return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+
+    def _ready(self) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self.folder
+
+    @staticmethod
+    def _place(partial: Path, kept: Path) -> None:
+        # Renamed in when whole: a cut-off copy is never taken for the file.
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial.replace(kept)
+
+
+class _Meter:
+    """Bytes fetched so far, told to the progress display."""
+
+    def __init__(self, artifacts: Iterable[Artifact], progress: Progress | None) -> None:
+        sizes = [artifact.size for artifact in artifacts]
+        self._total = sum(size or 0 for size in sizes) if all(sizes) else None
+        self._done = 0
+        self._progress = progress
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if self._progress:
+            self._progress({"phase": "fetch", "done": self._done, "total": self._total})
+
+
+def _read_note(path: Path) -> Artifact | None:
+    try:
+        return Artifact(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None

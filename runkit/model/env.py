@@ -1,0 +1,239 @@
+"""An environment: what code needs around it to run."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runkit.errors import UsageError
+from runkit.model import requirements
+from runkit.model.dotenv import read_dotenv
+from runkit.model.package import Package, anchored
+from runkit.model.requirements import Requirements
+from runkit.model.resources import check_compute
+from runkit.wire.names import DEFAULT_ENV, check_name
+
+OLDEST_PYTHON = (3, 9)
+"""The oldest Python a worker runs on."""
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PYTHON = re.compile(r"3\.(\d{1,2})(?:\.(\d{1,2}))?")
+
+
+@dataclass(frozen=True)
+class Env:
+    """An environment; made by `env()`, which checks every part.
+
+    Attributes:
+        name: its name on a cluster; None for requirements that are added on top of the cluster's default env.
+        reqs: what it needs.
+        env_vars: environment variables that are set before user code is imported.
+        env_file: the `.env` file that gave further ones, read again whenever the env is sent.
+        working_dir: the absolute path of the folder that is synced and is the remote current folder; None for the package root.
+        setup_cmds: shell commands that run after the requirements were installed.
+        python: "3.12" or "3.12.1"; None for the client's own minor version.
+        compute: what the env holds for itself: CPU and GPU (how many), memory (bytes), custom Ray resources.
+        root_reqs: whether the requirements.txt of the synced package root is installed too.
+        base: the folder `env()` was called in.
+    """
+
+    name: str | None = None
+    reqs: tuple[Package, ...] = ()
+    env_vars: Mapping[str, str] = field(default_factory=dict, hash=False)
+    env_file: str | None = None
+    working_dir: str | None = None
+    setup_cmds: tuple[str, ...] = ()
+    python: str | None = None
+    compute: Mapping[str, float] = field(default_factory=dict, hash=False)
+    root_reqs: bool = True
+    base: str = "."
+
+    @property
+    def target(self) -> str:
+        """The name of the env on a cluster that this one is, or is added to."""
+        return self.name or DEFAULT_ENV
+
+    def variables(self) -> dict[str, str]:
+        """The environment variables, with those of the `.env` file as it is now.
+
+        Raises:
+            UsageError: that file cannot be read.
+        """
+        found = _check_variables(read_dotenv(self.env_file)) if self.env_file else {}
+        return {**found, **self.env_vars}
+
+    def requirements(self, requirements_files: Sequence[str | Path] = ()) -> Requirements:
+        """What the env's `reqs` and these requirements files (of synced roots) ask for, as they are now."""
+        return requirements.read(self.reqs, requirements_files)
+
+    def local_folders(self) -> list[str]:
+        """Absolute paths of the local folders among the requirements: to be synced and importable."""
+        return list(self.requirements().folders)
+
+    def to(self, cluster: Any, force: bool = False) -> Any:
+        """Make this env on a cluster, or bring the one there up to date. See `Cluster.send_env`, which does it.
+
+        Args:
+            cluster: a Cluster.
+            force: resolve and install anew even where nothing changed.
+        """
+        # The model knows no client; a cluster is whatever can be sent an env.
+        if not hasattr(cluster, "send_env"):
+            raise UsageError(f"an env is sent to a cluster, not to {cluster!r}: see rk.cluster")
+        return cluster.send_env(self, force=force)
+
+    def __repr__(self) -> str:
+        return f"Env({', '.join(f'{name}={value}' for name, value in self._shown())})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in self._shown()
+        )
+        return f"<table><caption>Env</caption>{rows}</table>"
+
+    def _shown(self) -> list[tuple[str, str]]:
+        # The values of variables may be secrets: their names are enough.
+        variables = sorted(self.env_vars) + ([f"those of {self.env_file}"] if self.env_file else [])
+        parts: list[tuple[str, Any]] = [
+            ("name", self.name),
+            ("reqs", [str(package) for package in self.reqs]),
+            ("env_vars", variables),
+            ("working_dir", self.working_dir),
+            ("setup_cmds", list(self.setup_cmds)),
+            ("python", self.python),
+            ("compute", dict(self.compute)),
+            ("root_reqs", "" if self.root_reqs else False),
+        ]
+        return [(name, repr(value)) for name, value in parts if value or value is False or name == "name"]
+
+
+def env(
+    name: str | None = None,
+    reqs: Sequence[str | Package] | None = None,
+    env_vars: Mapping[str, str] | str | Path | None = None,
+    working_dir: str | Path | None = None,
+    setup_cmds: Sequence[str] | str | None = None,
+    python: str | None = None,
+    compute: Mapping[str, float | str] | None = None,
+    root_reqs: bool = True,
+) -> Env:
+    """Describe an environment; nothing is sent or installed before `.to(cluster)`.
+
+    Args:
+        name: with a name the env is an isolated venv and a process of its own on each cluster it is sent to; without, its
+            requirements are added on top of the cluster's default env.
+        reqs: what it needs, see `Package.from_string`: requirements, "reqs:./", local folders, wheels. Relative paths start
+            from the folder in which this function is called.
+        env_vars: environment variables, or the path of a `.env` file. They are set before user code is imported.
+        working_dir: a folder to sync that becomes the current folder over there; otherwise the package root is.
+        setup_cmds: shell commands that run once, after the requirements were installed, with the env's Python first on PATH.
+        python: the Python to use, as "3.12" or "3.12.1"; otherwise the minor version that runs here.
+        compute: what the env holds for itself: "CPU" and "GPU" (how many), "memory" (bytes, or "2GiB"), custom Ray resources.
+        root_reqs: False leaves out the requirements.txt of the synced package root.
+
+    Raises:
+        UsageError: a part is malformed, or names a file or folder that does not exist.
+
+    Example:
+        >>> env(name="np_env", reqs=["numpy"], env_vars={"OMP_NUM_THREADS": "4"})
+        Env(name='np_env', reqs=['numpy'], env_vars=['OMP_NUM_THREADS'])
+    """
+    base = Path.cwd()
+    if name is not None:
+        check_name("env", name)
+    env_file: str | None = None
+    variables: Mapping[Any, Any] = {}
+    if isinstance(env_vars, (str, os.PathLike)):
+        env_file = str(anchored(os.fspath(env_vars), base))
+        _check_variables(read_dotenv(env_file))
+    elif isinstance(env_vars, Mapping):
+        variables = env_vars
+    elif env_vars is not None:
+        raise UsageError(f"env_vars is a mapping of names to values, or the path of a .env file, not {_kind(env_vars)}")
+    if not isinstance(root_reqs, bool):
+        raise UsageError(f"root_reqs is True or False, not {root_reqs!r}")
+    return Env(
+        name=name,
+        reqs=_check_reqs(reqs, base),
+        env_vars=_check_variables(variables),
+        env_file=env_file,
+        working_dir=_check_working_dir(working_dir, base),
+        setup_cmds=_check_commands(setup_cmds),
+        python=_check_python(python),
+        compute=check_compute(compute),
+        root_reqs=root_reqs,
+        base=str(base),
+    )
+
+
+def as_env(value: Env | Sequence[str | Package] | None) -> Env:
+    """The env that an `env=` argument means: an Env, a plain list of requirements, or None for the default env.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if isinstance(value, Env):
+        return value
+    return env(reqs=value)
+
+
+def _check_reqs(reqs: Any, base: Path) -> tuple[Package, ...]:
+    if reqs is None:
+        return ()
+    if isinstance(reqs, (str, Package)) or not isinstance(reqs, Sequence):
+        shown = f": write reqs=[{reqs!r}]" if isinstance(reqs, (str, Package)) else f", not {_kind(reqs)}"
+        raise UsageError(f"reqs is a list of requirements{shown}")
+    return tuple(package if isinstance(package, Package) else Package.from_string(package, base) for package in reqs)
+
+
+def _check_variables(variables: Mapping[Any, Any]) -> dict[str, str]:
+    for name, value in variables.items():
+        if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
+            raise UsageError(f"{name!r} cannot be the name of an environment variable: use letters, digits and '_'")
+        if not isinstance(value, str):
+            raise UsageError(f"the environment variable {name} must be a string, not {_kind(value)}")
+        if "\0" in value:
+            raise UsageError(f"the environment variable {name} has a NUL character in its value")
+    return dict(variables)
+
+
+def _check_working_dir(working_dir: Any, base: Path) -> str | None:
+    if working_dir is None:
+        return None
+    if not isinstance(working_dir, (str, os.PathLike)):
+        raise UsageError(f"working_dir is a folder's path, not {_kind(working_dir)}")
+    found = anchored(os.fspath(working_dir), base)
+    if not found.is_dir():
+        raise UsageError(f"working_dir={os.fspath(working_dir)!r}: there is no folder {found}")
+    return str(found)
+
+
+def _check_commands(commands: Any) -> tuple[str, ...]:
+    if commands is None:
+        return ()
+    listed = [commands] if isinstance(commands, str) else commands
+    if not isinstance(listed, Sequence) or not all(isinstance(command, str) and command.strip() for command in listed):
+        raise UsageError(f"setup_cmds is a list of shell commands, not {commands!r}")
+    return tuple(listed)
+
+
+def _check_python(python: Any) -> str | None:
+    if python is None:
+        return None
+    found = _PYTHON.fullmatch(python) if isinstance(python, str) else None
+    if not found:
+        hint = " (a string: the number 3.10 would be 3.1)" if isinstance(python, float) else ""
+        raise UsageError(f'python={python!r} is no version of Python: write it as "3.12" or "3.12.1"{hint}')
+    if (3, int(found[1])) < OLDEST_PYTHON:
+        raise UsageError(f"python={python!r} is too old: the oldest is {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]}")
+    return str(python)
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__name__} {value!r}" if isinstance(value, (int, float, bool, str)) else type(value).__name__

@@ -1,0 +1,136 @@
+"""A request: what a user asked an env to be, in a form that can be compared, kept on the host and built from again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from runkit.model.digest import digest
+from runkit.model.requirements import Requirements
+
+
+@dataclass(frozen=True)
+class Request:
+    """One env, asked for.
+
+    Attributes:
+        name: the env's name on the cluster.
+        lines: requirement lines, without credentials.
+        constraints: lines that limit versions.
+        python: "3.12" or "3.12.1".
+        python_asked: whether the user named that version; otherwise it is the client's own, and another one will do.
+        setup_cmds: shell commands.
+        env_vars: environment variables.
+        compute: resources.
+        working_dir: the id of the root that is the current folder over there, or None.
+        indexes: a digest of the index settings that the requirements are resolved with.
+    """
+
+    name: str
+    lines: tuple[str, ...]
+    constraints: tuple[str, ...]
+    python: str
+    python_asked: bool
+    setup_cmds: tuple[str, ...]
+    env_vars: Mapping[str, str]
+    compute: Mapping[str, float]
+    working_dir: str | None
+    indexes: str
+
+    @property
+    def resolution(self) -> str:
+        """Names what decides which packages there are: with the same, the env's lock is kept."""
+        return digest([self.lines, self.constraints, self.python, self.indexes])
+
+    @property
+    def variables(self) -> str:
+        """Names the environment variables: a change of them costs a new worker, not a new build."""
+        return digest(dict(self.env_vars))
+
+    @property
+    def digest(self) -> str:
+        """Names the whole request: the same digest means nothing to do."""
+        parts = {**asdict(self), "env_vars": self.variables}
+        return digest(parts)
+
+    def to_spec(self) -> dict[str, Any]:
+        """The request as JSON."""
+        return {**asdict(self), "env_vars": dict(self.env_vars), "compute": dict(self.compute), "digest": self.digest}
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Request:
+        """Read what `to_spec` wrote; unknown entries are left aside, as a later version may have written it."""
+        known = {name: spec[name] for name in cls.__dataclass_fields__}
+        return cls(**{**known, **{n: tuple(known[n]) for n in ("lines", "constraints", "setup_cmds")}})
+
+    def on_top_of(self, kept: Request) -> Request:
+        """This request added to what an env is asked to be already (its `lines` are merged before, see `merge`)."""
+        return replace(
+            self,
+            name=kept.name,
+            python=kept.python,
+            python_asked=kept.python_asked,
+            setup_cmds=kept.setup_cmds
+            + tuple(command for command in self.setup_cmds if command not in kept.setup_cmds),
+            env_vars={**kept.env_vars, **self.env_vars},
+            compute={**kept.compute, **self.compute},
+            working_dir=self.working_dir or kept.working_dir,
+            indexes=self.indexes if set(self.lines) - set(kept.lines) else kept.indexes,
+        )
+
+
+def merge(kept: Requirements, added: Requirements, installed: Mapping[str, str]) -> Requirements:
+    """Requirements added to those an env has, as `pip install` into it would mean them.
+
+    A requirement that the installed version satisfies changes nothing; one that it does not takes the place of the older
+    requirement for that package.
+
+    Args:
+        kept: what was asked for so far.
+        added: what is asked for in addition.
+        installed: the versions in the env, by normalised name.
+    """
+    lines = dict(zip(kept.lines, kept.origins or ("the env so far",) * len(kept.lines), strict=True))
+    by_name = {name: line for line in kept.lines if (name := _name(line))}
+    for line, origin in zip(added.lines, added.origins, strict=True):
+        name = _name(line)
+        older = by_name.get(name) if name else None
+        if line in lines or (older and _satisfied(line, older, installed)):
+            continue
+        if older:
+            lines.pop(older, None)
+        lines[line] = origin
+    return Requirements(
+        tuple(lines),
+        tuple(dict.fromkeys(kept.constraints + added.constraints)),
+        added.folders,
+        {**kept.files, **added.files},
+        tuple(lines.values()),
+        added.notes,
+    )
+
+
+def _name(line: str) -> str | None:
+    parsed = _parse(line)
+    return canonicalize_name(parsed.name) if parsed else None
+
+
+def _parse(line: str) -> Requirement | None:
+    try:
+        return Requirement(line.split(" --hash")[0])
+    except InvalidRequirement:
+        return None
+
+
+def _satisfied(line: str, older: str, installed: Mapping[str, str]) -> bool:
+    wanted, present = _parse(line), _parse(older)
+    if wanted is None or present is None or wanted.url or wanted.marker:
+        return False
+    version = installed.get(canonicalize_name(wanted.name))
+    return (
+        version is not None and wanted.extras <= present.extras and wanted.specifier.contains(version, prereleases=True)
+    )

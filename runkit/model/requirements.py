@@ -1,0 +1,258 @@
+"""The content of requirements: files read, nested ones included, so that what remains means the same anywhere.
+
+The format is pip's (https://pip.pypa.io/en/stable/reference/requirements-file-format/). Lines are given on unchanged: what they
+mean is uv's to say. Only what points into this machine's file system is replaced by its content.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runkit.errors import UsageError
+from runkit.model.digest import file_digest
+from runkit.model.package import DISTRIBUTIONS, Package, anchored, is_path, refuse_git, split_path, without_credentials
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_OPTION = re.compile(
+    r"(?P<name>--requirement|--constraint|--editable|--find-links|-r|-c|-e|-f)(?:\s*=\s*|\s+|(?<=^-[rcef]))(?P<value>\S.*)"
+)
+_LOCAL_URL = re.compile(r"(?P<name>[^\s@]+)\s*@\s*(?P<path>(?:file://|\.{1,2}/|/|~).*)", re.DOTALL)
+FILE = "@file/"
+"""A line that starts so names a file of this machine by its content: `@file/<sha256>/<file name>[extras] ; marker`."""
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """Requirements that stand on their own.
+
+    Attributes:
+        lines: what is asked for, as lines of a requirements file.
+        constraints: lines that limit versions without asking for anything.
+        folders: absolute paths of local folders that are to be importable.
+        files: sha256 to absolute path of the wheels and source distributions that `lines` names by content.
+        origins: for each of `lines`, where the user wrote it.
+        notes: what the user should hear about.
+    """
+
+    lines: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+    origins: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def portable(self) -> dict[str, list[str]]:
+        """Lines and constraints as they may be stored: URLs without user names and passwords."""
+        return {
+            "lines": [without_credentials(line) for line in self.lines],
+            "constraints": [without_credentials(line) for line in self.constraints],
+        }
+
+
+def read(packages: Iterable[Package], requirements_files: Iterable[str | Path] = ()) -> Requirements:
+    """Read what packages and requirements files name.
+
+    Args:
+        packages: the entries of an env's `reqs`.
+        requirements_files: further files, as those of synced roots; one that does not exist counts as empty.
+
+    Raises:
+        UsageError: a file cannot be read, a path in it leads nowhere, or it asks for something that is not available yet.
+    """
+    reader = _Reader()
+    for package in packages:
+        reader.package(package)
+    for path in requirements_files:
+        if Path(path).is_file():
+            reader.file(Path(path))
+    return reader.result()
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self._lines: dict[str, str] = {}  # line -> origin; a dict keeps the order and drops repetitions
+        self._constraints: dict[str, None] = {}
+        self._folders: dict[str, None] = {}
+        self._files: dict[str, str] = {}
+        self._notes: dict[str, None] = {}
+        self._seen: set[tuple[Path, bool]] = set()
+
+    def result(self) -> Requirements:
+        return Requirements(
+            tuple(self._lines),
+            tuple(self._constraints),
+            tuple(self._folders),
+            self._files,
+            tuple(self._lines.values()),
+            tuple(self._notes),
+        )
+
+    def package(self, package: Package) -> None:
+        origin = f"reqs entry {str(package)!r}"
+        if package.kind == "requirement":
+            self._line(package.target, Path(package.base), origin, constraint=False)
+        elif package.kind == "requirements":
+            self.file(Path(package.target))
+        elif package.kind == "folder":
+            self._folder(Path(package.target), package.extras, origin)
+        else:
+            self._file(Path(package.target), package.extras, package.marker, origin)
+
+    def file(self, path: Path, constraint: bool = False) -> None:
+        path = anchored(str(path), Path.cwd())
+        if (path, constraint) in self._seen:
+            return
+        self._seen.add((path, constraint))
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"the requirements file {path} cannot be read: {error}") from error
+        for number, line in _logical_lines(text):
+            self._line(line, path.parent, f"{path}, line {number}", constraint)
+
+    def _line(self, line: str, base: Path, origin: str, constraint: bool) -> None:
+        try:
+            refuse_git(line)
+        except UsageError as error:
+            raise UsageError(f"{origin}: {error}") from None
+        option = _OPTION.fullmatch(line)
+        if option and "://" not in option["value"].split("#")[0]:
+            self._option(option["name"], _unquoted(option["value"]), base, origin, constraint)
+            return
+        named = _LOCAL_URL.fullmatch(line)
+        if not constraint and (named or is_path(line)):
+            path, extras, marker = split_path(named["path"] if named else line)
+            if named and "[" in named["name"]:
+                extras = split_path(named["name"])[1]
+            self._path(path, extras, marker, base, origin)
+        elif constraint:
+            self._constraints[line] = None
+        else:
+            self._lines.setdefault(line, origin)
+
+    def _option(self, name: str, value: str, base: Path, origin: str, constraint: bool) -> None:
+        if name in ("-e", "--editable"):
+            path, extras, marker = split_path(value)
+            self._path(path, extras, marker, base, origin)
+            return
+        found = _find(value, base)
+        if found is None:
+            raise UsageError(f"{origin}: {value} does not exist")
+        if name in ("-f", "--find-links"):
+            self._lines.setdefault(f"--find-links {found}", origin)
+        else:
+            self.file(found, constraint or name in ("-c", "--constraint"))
+
+    def _path(self, path: str, extras: tuple[str, ...], marker: str, base: Path, origin: str) -> None:
+        found = _find(path or ".", base)
+        if found is None:
+            raise UsageError(f"{origin}: {path} does not exist")
+        if found.is_dir():
+            self._folder(found, extras, origin)
+        elif found.name.endswith(DISTRIBUTIONS):
+            self._file(found, extras, marker, origin)
+        else:
+            raise UsageError(f"{origin}: {found} is neither a folder nor a wheel or source distribution")
+
+    def _file(self, path: Path, extras: tuple[str, ...], marker: str, origin: str) -> None:
+        try:
+            sha256 = file_digest(path)
+        except OSError as error:
+            raise UsageError(f"{origin}: {path} cannot be read: {error}") from error
+        self._files[sha256] = str(path)
+        line = f"{FILE}{sha256}/{path.name}" + (f"[{','.join(extras)}]" if extras else "")
+        self._lines.setdefault(line + (f" ; {marker}" if marker else ""), origin)
+
+    def _folder(self, path: Path, extras: tuple[str, ...], origin: str) -> None:
+        if not path.is_dir():
+            raise UsageError(f"{origin}: there is no folder {path}")
+        self._folders[str(path)] = None
+        listed = path / "requirements.txt"
+        # A requirements.txt that says "-e ." means the project's own dependencies, not itself once more.
+        fresh = listed.is_file() and (listed, False) not in self._seen
+        if fresh:
+            self.file(listed)
+        if not fresh or extras:
+            self._project(path, extras, with_dependencies=not fresh)
+
+    def _project(self, path: Path, extras: tuple[str, ...], with_dependencies: bool) -> None:
+        """Take up the dependencies that the folder's pyproject.toml states (PEP 621)."""
+        file = path / "pyproject.toml"
+        if not file.is_file():
+            if extras:
+                raise UsageError(f"{path} has no pyproject.toml that could state the extras {', '.join(extras)}")
+            return
+        try:
+            content = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{file} cannot be read: {error}") from error
+        project: dict[str, Any] = content.get("project", {})
+        optional: dict[str, list[str]] = {_normal(k): v for k, v in project.get("optional-dependencies", {}).items()}
+        for extra in extras:
+            if _normal(extra) not in optional:
+                raise UsageError(f"{file} states no extra {extra!r}")
+        wanted = list(project.get("dependencies", [])) if with_dependencies else []
+        wanted += [line for extra in extras for line in optional[_normal(extra)]]
+        own = _normal(project.get("name", ""))
+        for line in wanted:
+            inner = re.fullmatch(r"([A-Za-z0-9._-]+)\s*\[([^\]]*)\]\s*", line)
+            if inner and _normal(inner[1]) == own:  # "pkg[all]" that lists further extras of its own
+                self._project(path, tuple(x.strip() for x in inner[2].split(",")), with_dependencies=False)
+            else:
+                self._line(line, path, str(file), constraint=False)
+        if with_dependencies and "dependencies" in project.get("dynamic", []):
+            self._dynamic(path, content)
+
+    def _dynamic(self, path: Path, content: dict[str, Any]) -> None:
+        stated = (
+            content.get("tool", {}).get("setuptools", {}).get("dynamic", {}).get("dependencies", {}).get("file", [])
+        )
+        files = [stated] if isinstance(stated, str) else stated
+        if not files:
+            self._notes[f"{path}: its pyproject.toml computes the dependencies; list them in a requirements.txt"] = None
+        for name in files:
+            self.file(path / name)
+
+
+def _logical_lines(text: str) -> Iterable[tuple[int, str]]:
+    """Lines with continuations joined and comments removed, each with its number."""
+    joined, start = "", 0
+    for number, line in enumerate(text.splitlines(), 1):
+        start = start or number
+        if line.endswith("\\") and not line.lstrip().startswith("#"):
+            joined += line[:-1]
+            continue
+        whole = re.sub(r"(^|\s+)#.*$", "", joined + line).strip()
+        if whole:
+            yield start, re.sub(r"\s{2,}", " ", whole)
+        joined, start = "", 0
+    if joined.strip():
+        yield start, joined.strip()
+
+
+def _find(path: str, base: Path) -> Path | None:
+    """A path of a requirements file: from that file's folder, as uv does, else from the current one, as pip does."""
+    for folder in (base, Path.cwd()):
+        found = anchored(path, folder)
+        if found.exists():
+            return found
+    return None
+
+
+def _unquoted(value: str) -> str:
+    value = value.strip()
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
+
+
+def _normal(name: str) -> str:
+    """A package's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()

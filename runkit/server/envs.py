@@ -1,0 +1,323 @@
+"""The envs of this cluster: their kept plans, their servlets, what state they are in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+from runkit.errors import EnvError, EnvNotFound, RunkitError, ServerError, UsageError
+from runkit.server import servlets
+from runkit.server.default_env import default_plan
+from runkit.server.servlets import Servlet
+from runkit.server.settings import Settings, read_json, write_json
+from runkit.wire.names import DEFAULT_ENV, check_name
+
+WATCH_SECONDS = 60.0
+WORKER_SECONDS = 10.0
+"""How long whoever asks for a worker waits for one that is being started."""
+
+log = logging.getLogger("runkit.server.envs")
+
+
+class Env:
+    """One env: what was asked for (`plan`), who runs it (`servlet`), and its worker as last heard of."""
+
+    def __init__(self, name: str, plan: dict[str, Any]):
+        self.name = name
+        self.plan = plan
+        self.servlet: Servlet | None = None
+        self.installing = False
+        self.state: dict[str, Any] = {"version": 0, "worker": None, "restarts": 0, "failure": ""}
+        self.lock = asyncio.Lock()
+        self.changed = asyncio.Event()
+        self.watcher: asyncio.Task[None] | None = None
+
+    @property
+    def worker(self) -> dict[str, Any] | None:
+        return self.state["worker"]
+
+    def hear(self, state: dict[str, Any]) -> None:
+        """Take over what the servlet says."""
+        self.state = {**self.state, **{name: state[name] for name in ("version", "worker", "restarts", "failure")}}
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def summary(self, keys: list[str]) -> dict[str, Any]:
+        """What the server's status says about it."""
+        word = "installing" if self.installing else "ready" if self.worker else "stopped" if self.servlet is None else "dead"
+        return {
+            "state": word, "build": self.plan.get("build"), "request": self.plan.get("request"), "python": self.plan.get("python"),
+            "worker": self.worker, "keys": keys, "compute": self.plan.get("compute") or {}, "restarts": self.state["restarts"],
+            "failure": self.state["failure"],
+        }  # fmt: skip
+
+
+class Envs:
+    """All envs.
+
+    Args:
+        lost_keys: called when an env's worker has gone; gives the keys that went with it.
+        order: passes an order to an env's worker: (env, generation, order).
+    """
+
+    def __init__(self, settings: Settings, lost_keys: Callable[[str], list[str]], order: Callable[[str, int, dict[str, Any]], Any]):
+        self._settings = settings
+        self._lost_keys = lost_keys
+        self._order = order
+        self._envs: dict[str, Env] = {}
+        self.ray_lost = asyncio.Event()
+        self.ray_up = asyncio.Event()
+        for file in sorted(settings.envs.glob("*.json")):
+            plan = read_json(file)
+            if plan.get("name") == file.stem and plan.get("build"):
+                self._envs[file.stem] = Env(file.stem, plan)
+        if DEFAULT_ENV not in self._envs:
+            self._envs[DEFAULT_ENV] = Env(DEFAULT_ENV, default_plan(settings))
+
+    # -- looking
+
+    def names(self) -> list[str]:
+        return sorted(self._envs)
+
+    def get(self, name: str) -> Env:
+        """The env of that name.
+
+        Raises:
+            EnvNotFound: there is none.
+        """
+        try:
+            return self._envs[name]
+        except KeyError:
+            raise EnvNotFound(f"the cluster has no env {name!r}; it has {', '.join(map(repr, self.names()))}") from None
+
+    async def worker(self, name: str) -> dict[str, Any]:
+        """The env's worker, {socket, generation, pid, …}; waits for one that is being started.
+
+        Raises:
+            EnvNotFound: there is no such env. EnvError: its worker does not come up.
+        """
+        env = self.get(name)
+        if env.servlet is None:
+            await self.up(name)
+        deadline = time.monotonic() + WORKER_SECONDS
+        while env.worker is None:
+            left = deadline - time.monotonic()
+            if left <= 0 or (env.state["failure"] and not env.installing):
+                raise EnvError(f"the worker of env {name!r} does not come up:\n{env.state['failure'] or 'it was not ready in time'}")
+            with suppress(TimeoutError, asyncio.TimeoutError):
+                await asyncio.wait_for(env.changed.wait(), left)
+        return env.worker
+
+    def ask_state(self, name: str, request: str | None) -> str:
+        """How the env compares with what a client wants: "ready", "changed" or "missing"."""
+        env = self._envs.get(name)
+        if env is None:
+            return "missing"
+        return "ready" if request is None or env.plan.get("request") == request else "changed"
+
+    async def death(self, name: str, generation: int) -> dict[str, Any] | None:
+        """How that worker ended; None if it runs, or nobody knows."""
+        env = self._envs.get(name)
+        if env is None or env.servlet is None:
+            return None
+        with suppress(RunkitError):
+            found: dict[str, Any] | None = await env.servlet.ask("death", generation, 1.0)
+            return found
+        return None
+
+    # -- making
+
+    async def up(self, name: str) -> None:
+        """Have the env run as its kept plan says, if it does not yet.
+
+        Raises:
+            EnvError: it cannot be built any more.
+        """
+        env = self.get(name)
+        async with env.lock:
+            if env.servlet is None:
+                async for event in self._install(env, env.plan):
+                    _raise_error(event)
+
+    async def install(self, plan: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Make an env what the plan says; events as they come, the last is {"done": …} or {"error": …}."""
+        name = check_name("env", plan["name"])
+        env = self._envs.get(name) or Env(name, plan)
+        if env.lock.locked():
+            yield {"phase": "wait for another change of the same env"}
+        async with env.lock:
+            async for event in self._install(env, plan):
+                yield event
+
+    async def _install(self, env: Env, plan: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        env.installing = True
+        before = env.worker
+        fresh = env.servlet is None or (plan.get("compute") or {}) != (env.plan.get("compute") or {})
+        try:
+            await self.ray_up.wait()
+            if fresh:
+                async for event in self._place(env, plan):
+                    yield event
+            assert env.servlet is not None  # placed
+            async for event in env.servlet.install(plan):
+                if "done" in event:
+                    event = {"done": await self._installed(env, plan, event["done"], before)}
+                yield event
+                if "done" not in event and "error" in event and fresh:
+                    await self._drop_servlet(env)
+        except RunkitError as error:
+            if fresh:
+                await self._drop_servlet(env)
+            yield {"error": {"type": type(error).__name__, "message": str(error), "output": getattr(error, "output", "")}}
+        finally:
+            env.installing = False
+
+    async def _installed(self, env: Env, plan: dict[str, Any], done: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
+        order = done.pop("switch", None)
+        lost: list[str] = []
+        if order is not None:
+            try:
+                await self._order(env.name, done["worker"]["generation"], order)
+            except (ServerError, TypeError) as error:
+                log.warning("env %r: the worker could not be switched (%s): it is replaced", env.name, error)
+                assert env.servlet is not None  # it has just installed
+                done = {**done, **await env.servlet.ask("replace", "the worker could not be switched"), "replaced_worker": True}
+        if before is not None and done["worker"] and before["generation"] != done["worker"]["generation"]:
+            done["replaced_worker"] = True
+            lost = self._lost_keys(env.name)
+        env.plan = plan
+        env.hear(done)
+        self._envs[env.name] = env
+        write_json(self._settings.envs / f"{env.name}.json", plan)
+        self._watch(env)
+        return {**{name: done[name] for name in ("build", "created", "replaced_worker", "worker")}, "lost": lost}
+
+    async def _place(self, env: Env, plan: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Make the env's servlet; where its resources are taken, say what it waits for."""
+        compute = {kind: amount for kind, amount in (plan.get("compute") or {}).items() if amount}
+        if compute:
+            never, _ = await asyncio.to_thread(servlets.missing_resources, compute)
+            if never:
+                there = ", ".join(f"{kind}: {compute[kind]} asked for, {amount:g} in the cluster" for kind, amount in never.items())
+                raise UsageError(f"env {env.name!r} asks for more than the cluster has: {there}")
+        await self._drop_servlet(env)
+        servlet = await asyncio.to_thread(servlets.create, self._settings, env.name, compute, self.ray_lost)
+        env.servlet = servlet
+        there_yet = asyncio.ensure_future(servlet.ask("pid"))
+        while not (await asyncio.wait({there_yet}, timeout=2.0))[0]:
+            _, later = await asyncio.to_thread(servlets.missing_resources, compute)
+            needs = ", ".join(f"{kind} ({compute[kind]} needed, {amount:g} free)" for kind, amount in later.items())
+            yield {"phase": f"wait for {needs or 'a process of Ray'}"}
+        there_yet.result()
+
+    # -- watching
+
+    def _watch(self, env: Env) -> None:
+        if env.watcher is None or env.watcher.done():
+            env.watcher = asyncio.get_running_loop().create_task(self._follow(env))
+
+    async def _follow(self, env: Env) -> None:
+        servlet = env.servlet
+        try:
+            while servlet is not None and env.servlet is servlet:
+                state = await servlet.ask("watch", env.state["version"], WATCH_SECONDS)
+                if env.servlet is servlet:
+                    env.hear(state)
+        except RunkitError as error:
+            if env.servlet is servlet and not self.ray_lost.is_set():
+                log.warning("env %r: %s; it is built again", env.name, error)
+                self._gone(env, str(error))
+                with suppress(RunkitError):
+                    await self.up(env.name)
+
+    def _gone(self, env: Env, why: str) -> None:
+        env.servlet = None
+        env.hear({"version": 0, "worker": None, "restarts": env.state["restarts"] + 1, "failure": ""})
+        lost = self._lost_keys(env.name)
+        if lost:
+            log.warning("env %r lost its objects %s: %s", env.name, lost, why)
+
+    async def _drop_servlet(self, env: Env) -> None:
+        servlet, env.servlet = env.servlet, None
+        if servlet is None:
+            return
+        if env.watcher is not None:
+            env.watcher.cancel()
+        with suppress(RunkitError):
+            await servlet.ask("stop")
+        await asyncio.to_thread(servlet.kill)
+        env.hear({"version": 0, "worker": None, "restarts": env.state["restarts"], "failure": ""})
+
+    # -- ending and coming back
+
+    async def restart(self, name: str, why: str, generation: int | None = None) -> dict[str, Any]:
+        """Replace the env's worker (only if it is of that generation); {lost: keys, worker}."""
+        env = self.get(name)
+        async with env.lock:
+            if env.servlet is None:
+                raise EnvError(f"env {name!r} does not run")
+            if generation is not None and (env.worker or {}).get("generation") != generation:
+                return {"lost": [], "worker": env.worker}
+            lost = self._lost_keys(name)
+            state = await env.servlet.ask("replace", why, generation)
+            env.hear(state)
+            return {"lost": lost, "worker": state["worker"]}
+
+    async def delete(self, name: str) -> list[str]:
+        """End the env and forget it; gives the keys that went with it. The default env comes back empty."""
+        env = self.get(name)
+        async with env.lock:
+            await self._drop_servlet(env)
+            lost = self._lost_keys(name)
+            (self._settings.envs / f"{name}.json").unlink(missing_ok=True)
+            del self._envs[name]
+        if name == DEFAULT_ENV:
+            self._envs[name] = Env(name, default_plan(self._settings))
+            await self.up(name)
+        return lost
+
+    async def stop(self) -> None:
+        """End all workers and servlets; the kept plans stay."""
+        await asyncio.gather(*(self._drop_servlet(env) for env in self._envs.values()), return_exceptions=True)
+
+    async def adopt(self) -> None:
+        """Take over the living servlets of an earlier server on this port."""
+        for actor_name in await asyncio.to_thread(servlets.actor_names):
+            servlet = await asyncio.to_thread(servlets.find, actor_name, self.ray_lost)
+            if servlet is None:
+                continue
+            env = self._envs.get(servlet.name)
+            try:
+                state = await asyncio.wait_for(servlet.ask("state"), 5.0)
+                if env is None or env.servlet is not None or state["plan"]["build"] != env.plan.get("build"):
+                    raise EnvError("nobody asked for it")
+            except (RunkitError, TimeoutError, asyncio.TimeoutError) as error:
+                log.info("servlet %s is not taken over: %s", actor_name, error)
+                await asyncio.to_thread(servlet.kill)
+                continue
+            env.servlet = servlet
+            env.hear(state)
+            self._watch(env)
+
+    def ray_died(self) -> list[str]:
+        """Ray has ended and every servlet with it; gives the names of those that ran."""
+        self.ray_up.clear()
+        self.ray_lost.set()
+        running = [env.name for env in self._envs.values() if env.servlet is not None]
+        for name in running:
+            self._gone(self._envs[name], "Ray has ended")
+        return running
+
+    def ray_is_up(self) -> None:
+        """Servlets can be made (again)."""
+        self.ray_lost = asyncio.Event()
+        self.ray_up.set()
+
+
+def _raise_error(event: dict[str, Any]) -> None:
+    if "error" in event:
+        raise EnvError(event["error"]["message"], event["error"].get("output", ""))

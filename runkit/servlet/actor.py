@@ -1,0 +1,169 @@
+"""The EnvServlet: a named, detached Ray actor per env. It installs the env on its node and keeps the env's worker.
+
+Ray gives it its place, its resources and its GPUs. The class itself knows nothing of Ray; the server makes the actor of it.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from runkit.errors import EnvError, RunkitError
+from runkit.servlet.install import install, read_marker, site_packages
+from runkit.servlet.keeper import Keeper
+from runkit.servlet.spawn import WorkerSpec, clean_environment
+
+CONCURRENCY = 16
+"""Methods of one servlet that may run at once: one install, one watch, and questions."""
+
+
+class EnvServlet:
+    """One env on its node.
+
+    Args:
+        place: the server's folders: home, uv, sockets, control, log, code, mark, and `variables` for every worker.
+        name: the env's name.
+        generation: the number of its first worker; higher than any it had before.
+    """
+
+    def __init__(self, place: Mapping[str, Any], name: str, generation: int):
+        self._place = place
+        self._name = name
+        self._generation = generation
+        self._keeper: Keeper | None = None
+        self._plan: dict[str, Any] = {}
+        self._install_lock = threading.Lock()
+
+    def pid(self) -> int:
+        """The actor's own process."""
+        return os.getpid()
+
+    # -- install
+
+    def install(self, plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Build the env and have its worker run it; events as they come, {"done": …} or {"error": …} last.
+
+        {"switch": order} asks the server to pass an order to the running worker; it answers by `switched()`.
+        """
+        events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                with self._install_lock:
+                    events.put({"done": self._install(plan, events.put)})
+            except RunkitError as error:
+                events.put({"error": {"type": type(error).__name__, "message": str(error), "output": getattr(error, "output", "")}})
+            except Exception as error:  # a disk that is full, a folder that cannot be written: the user has to hear of it
+                events.put({"error": {"type": "InstallFailed", "message": f"{type(error).__name__}: {error}", "output": ""}})
+            finally:
+                events.put(None)
+
+        threading.Thread(target=work, name="runkit-install", daemon=True).start()
+        while (event := events.get()) is not None:
+            yield event
+
+    def _install(self, plan: dict[str, Any], emit: Any) -> dict[str, Any]:
+        built = install(plan, home=Path(self._place["home"]), uv=Path(self._place["uv"]), emit=emit)
+        spec = self._spec(plan, str(built.python))
+        keeper = self._keeper
+        done = {"build": built.build, "created": built.created, "python": str(built.python), "replaced_worker": False, "switch": None}
+        if keeper is None:
+            emit({"phase": "start the worker"})
+            keeper = Keeper(spec, self._generation)
+            keeper.start()
+            self._keeper = keeper
+        elif (order := self._switch(plan, built.path)) is not None:
+            keeper.update(spec)
+            done["switch"] = order
+        else:
+            emit({"phase": "replace the worker"})
+            keeper.replace("the env was changed", spec)
+            done["replaced_worker"] = True
+        self._plan = plan
+        return {**done, **keeper.state()}
+
+    def _switch(self, plan: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
+        """The order that makes the running worker one of the new plan; None if that takes another worker."""
+        old = self._plan
+        same = ("env_vars", "setup_cmds", "compute")
+        if any((old.get(name) or None) != (plan.get(name) or None) for name in same):
+            return None
+        if old["build"] == plan["build"]:
+            added: list[str] = []
+        else:
+            had, gets = (_pairs(one) for one in (old, plan))
+            if not had <= gets or _minor(old) != _minor(plan) or read_marker(path) is None:
+                return None
+            added = [str(site_packages(path))]
+        return {"op": "switch", "roots": plan.get("roots") or [], "working_dir": plan.get("working_dir"), "paths": added}
+
+    def _spec(self, plan: Mapping[str, Any], python: str) -> WorkerSpec:
+        place = self._place
+        return WorkerSpec(
+            env=self._name,
+            mark=f"{place['mark']}:{self._name}",
+            python=python,
+            boot=os.path.join(place["code"], "runkit", "worker", "boot.py"),
+            sockets=place["sockets"],
+            control=place["control"],
+            log=os.path.join(place["log"], f"{self._name}.log"),
+            environment={**_environment(plan.get("compute") or {}), **place["variables"]},
+            env_vars=plan.get("env_vars") or {},
+            roots_home=os.path.join(place["home"], "roots"),
+            roots=tuple(plan.get("roots") or ()),
+            working_dir=plan.get("working_dir"),
+            vendor=os.path.join(place["code"], "vendor"),
+        )
+
+    # -- the worker
+
+    def state(self) -> dict[str, Any]:
+        """What the keeper says of the worker, with the memory and calls of this moment."""
+        return {**self._keeping().state(), "plan": {name: self._plan.get(name) for name in ("build", "request", "python")}}
+
+    def watch(self, seen: int, seconds: float) -> dict[str, Any]:
+        """`state()` as soon as it is another than version `seen`, at the latest after so many seconds."""
+        keeper = self._keeper
+        if keeper is None:
+            return {"version": 0, "worker": None, "restarts": 0, "failure": ""}
+        return keeper.watch(seen, seconds)
+
+    def death(self, generation: int, seconds: float = 1.0) -> dict[str, Any] | None:
+        """How the worker of that generation ended; None if it runs, or nobody knows."""
+        return None if self._keeper is None else self._keeper.death(generation, seconds)
+
+    def replace(self, why: str, generation: int | None = None) -> dict[str, Any]:
+        """A fresh worker (only if the current one is of that generation)."""
+        return self._keeping().replace(why, generation=generation)
+
+    def stop(self) -> None:
+        """End the worker and all it started."""
+        if self._keeper is not None:
+            self._keeper.stop()
+
+    def _keeping(self) -> Keeper:
+        if self._keeper is None:
+            raise EnvError(f"env {self._name!r} has no worker: it is not installed")
+        return self._keeper
+
+
+def _environment(compute: Mapping[str, Any]) -> dict[str, str]:
+    """What the worker inherits: what this process was started with, not what Ray has set for its own workers since."""
+    with open("/proc/self/environ", "rb") as file:
+        pairs = [entry.partition("=") for entry in file.read().decode(errors="surrogateescape").split("\0") if "=" in entry]
+    found = clean_environment({name: value for name, _, value in pairs})
+    if compute.get("GPU") is not None:  # who asks for none gets none; who does not ask sees what the host shows
+        found["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "") if compute["GPU"] else ""
+    return found
+
+
+def _pairs(plan: Mapping[str, Any]) -> set[tuple[str, str]]:
+    return {(str(name), str(version)) for name, version in plan.get("packages") or ()}
+
+
+def _minor(plan: Mapping[str, Any]) -> list[str]:
+    return str(plan["python"]["version"]).split(".")[:2]

@@ -1,0 +1,297 @@
+"""One worker process: its pipes, its environment, its start, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import struct
+import subprocess
+import time
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from runkit.errors import EnvError
+from runkit.servlet.processes import MARK, ProcessId, end, marked, memory
+
+READY_SECONDS = 60.0
+"""How long a worker may take from its start until it listens."""
+
+TAIL_LINES = 20
+_TAIL_BYTES = 32 * 1024
+
+# What the server's side set for itself, or Ray for its own workers: none of it is the business of a user's code.
+_FOREIGN = ("RAY_", "RUNKIT_", "PYTHON", "VIRTUAL_ENV", "UV_", "CONDA_")
+_OWN = ("RUNKIT_HOME", "RUNKIT_RUNTIME_DIR", "RUNKIT_LOG")
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What an env's worker is started with.
+
+    Attributes:
+        env: the env's name.
+        mark: what identifies this server's workers of this env, on the whole host.
+        python: the env's interpreter.
+        boot: path of `runkit/worker/boot.py` in the code folder.
+        sockets: folder for the worker's UNIX socket.
+        control: path of the server's UNIX socket.
+        log: path of the env's log file.
+        environment: what the worker starts with; `env_vars` come on top.
+        env_vars: the user's variables.
+        roots_home, roots, working_dir, vendor: as the worker's configuration has them.
+    """
+
+    env: str
+    mark: str
+    python: str
+    boot: str
+    sockets: str
+    control: str
+    log: str
+    environment: Mapping[str, str]
+    env_vars: Mapping[str, str]
+    roots_home: str = ""
+    roots: tuple[Mapping[str, Any], ...] = ()
+    working_dir: str | None = None
+    vendor: str = ""
+
+    def but(self, **changes: Any) -> WorkerSpec:
+        """A copy with some values changed."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Death:
+    """How a worker ended.
+
+    Attributes:
+        reason: "died" by itself, or it was "replaced" or "stopped".
+        exitcode, signal: its exit status, or the name of the signal that ended it.
+        stderr: the last lines it wrote.
+        oom: the kernel ended a process for want of memory meanwhile, most likely this one.
+    """
+
+    generation: int
+    pid: int
+    reason: str
+    exitcode: int | None
+    signal: str | None
+    stderr: str
+    oom: bool
+    at: float
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class WorkerProcess:
+    """A started worker. `wait_ready` and `wait` may be called from one thread, everything else from any.
+
+    Raises:
+        EnvError: the interpreter cannot be started.
+    """
+
+    def __init__(self, spec: WorkerSpec, generation: int):
+        self.spec = spec
+        self.generation = generation
+        self.socket = os.path.join(spec.sockets, f"{_short(spec.env)}-{generation}.sock")
+        self.started = time.time()
+        self.reason = "died"
+        self._oom_before = _oom_kills()
+        self._log_start = _size(spec.log)
+        self._ready: float | None = None
+        self._spawn()
+
+    def _spawn(self) -> None:
+        spec = self.spec
+        Path(spec.log).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        ready_read, ready_write = os.pipe()
+        life_read, life_write = os.pipe()
+        config_read, config_write = os.pipe()
+        config = {
+            "env": spec.env, "generation": self.generation, "socket": self.socket, "control": spec.control, "env_vars": dict(spec.env_vars),
+            "roots_home": spec.roots_home, "roots": list(spec.roots), "working_dir": spec.working_dir, "log": spec.log, "vendor": spec.vendor,
+            "stdout_fd": out_read, "stderr_fd": err_read, "ready_fd": ready_write, "lifeline_fd": life_read,
+        }  # fmt: skip
+        try:
+            self._popen = subprocess.Popen(
+                [spec.python, spec.boot],
+                stdin=config_read,
+                stdout=out_write,
+                stderr=err_write,
+                pass_fds=(out_read, err_read, ready_write, life_read),
+                env=self._environment(),
+                cwd=_folder(spec),
+                start_new_session=True,
+            )
+        except OSError as error:
+            for fd in (out_read, err_read, ready_read, life_write, config_write):
+                os.close(fd)
+            raise EnvError(f"the interpreter of env {spec.env!r} does not start ({spec.python}): {error}") from error
+        finally:
+            for fd in (out_write, err_write, ready_write, life_read, config_read):
+                os.close(fd)
+        self.pid = self._popen.pid
+        self.id = ProcessId.of(self.pid) or ProcessId(self.pid, 0)
+        self._pipes = (out_read, err_read)
+        self._ready_fd = ready_read
+        self._lifeline: int | None = life_write
+        with suppress(BrokenPipeError), open(config_write, "wb") as file:
+            file.write(json.dumps(config).encode())
+
+    def _environment(self) -> dict[str, str]:
+        spec = self.spec
+        variables = {**spec.environment, **spec.env_vars, MARK: f"{spec.mark}:{self.generation}"}
+        bin_folder = os.path.dirname(spec.python)
+        path = variables.get("PATH") or os.defpath
+        if bin_folder not in path.split(os.pathsep):
+            variables["PATH"] = os.pathsep.join([bin_folder, path])
+        return variables
+
+    # -- its life
+
+    def wait_ready(self, seconds: float = READY_SECONDS) -> bool:
+        """Wait until it listens; False if it ended, or did not get that far in time (it is ended then)."""
+        deadline = time.monotonic() + seconds
+        line = b""
+        try:
+            while not line.endswith(b"\n"):
+                left = deadline - time.monotonic()
+                if left <= 0 or not select.select([self._ready_fd], [], [], left)[0]:
+                    self.kill()
+                    return False
+                data = os.read(self._ready_fd, 256)
+                if not data:
+                    return False
+                line += data
+        finally:
+            os.close(self._ready_fd)
+        self._ready = time.time()
+        return True
+
+    def wait(self) -> Death:
+        """Wait until it has ended and say how it went; `sweep` ends what it left running."""
+        status = self._popen.wait()
+        name = _signal_name(-status) if status < 0 else None
+        self._collect_output()
+        for fd in self._pipes:
+            os.close(fd)
+        self._drop_lifeline()
+        for path in (self.socket, self.socket + ".running"):
+            with suppress(OSError):
+                os.unlink(path)
+        oom = name == "SIGKILL" and self.reason == "died" and _oom_kills() > self._oom_before
+        return Death(
+            self.generation, self.pid, self.reason, status if status >= 0 else None, name, self._tail(), oom, round(time.time(), 3)
+        )
+
+    def stop(self, reason: str, gently: float = 1.0) -> None:
+        """End it: SIGTERM, then SIGKILL; its children go with it, and `wait` returns."""
+        self.reason = reason
+        end([self.id], gently)
+
+    def sweep(self) -> None:
+        """End whatever the worker started and left behind."""
+        end(marked(f"{self.spec.mark}:{self.generation}"), gently=1.0)
+
+    def kill(self) -> None:
+        self.id.signal(signal.SIGKILL)
+
+    def _drop_lifeline(self) -> None:
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
+
+    # -- what it says
+
+    def info(self) -> dict[str, Any]:
+        """What the server's status shows of it."""
+        return {
+            "pid": self.pid, "generation": self.generation, "socket": self.socket, "started": round(self.started, 3), "rss": memory(self.pid),
+            "running": self._running(), "ready_after": None if self._ready is None else round(self._ready - self.started, 3),
+        }  # fmt: skip
+
+    def _running(self) -> int:
+        """Calls it is at, as it notes them itself."""
+        try:
+            with open(self.socket + ".running", "rb") as file:
+                return int(struct.unpack("<Q", file.read(8))[0])
+        except (OSError, struct.error):
+            return 0
+
+    def _collect_output(self) -> None:
+        """What the dead worker could not forward any more goes to the env's log."""
+        with suppress(OSError), open(os.open(self.spec.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as log:
+            for fd in self._pipes:
+                os.set_blocking(fd, False)
+                with suppress(BlockingIOError):
+                    while data := os.read(fd, 65536):
+                        log.write(data)
+
+    def _tail(self) -> str:
+        """The last lines of the env's log since this worker's start."""
+        try:
+            with open(self.spec.log, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                start = self._log_start if size >= self._log_start else 0  # the worker turned the log over
+                file.seek(max(start, size - _TAIL_BYTES))
+                text = file.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-TAIL_LINES:])
+
+
+def clean_environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """The variables of `inherited` that a worker may see: not those of runkit's server, of Ray or of another Python."""
+    return {
+        name: value for name, value in inherited.items() if name in _OWN or (not name.startswith(_FOREIGN) and name != "OMP_NUM_THREADS")
+    }
+
+
+def _folder(spec: WorkerSpec) -> str:
+    """Where the worker starts: the mirror of its working dir, else the user's home."""
+    if spec.working_dir and os.path.isdir(tree := os.path.join(spec.roots_home, spec.working_dir, "tree")):
+        return tree
+    home = os.path.expanduser("~")
+    return home if os.path.isdir(home) else "/"
+
+
+def _short(env: str) -> str:
+    """A file name of few bytes for an env: a socket's path holds 107."""
+    safe = "".join(letter for letter in env if letter.isalnum())[:12]
+    return f"{safe}{zlib.crc32(env.encode()):08x}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals beyond the named ones
+        return f"signal {number}"
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _oom_kills() -> int:
+    """Processes the kernel has ended for want of memory so far, on this host and in this cgroup."""
+    total = 0
+    for path in ("/proc/vmstat", "/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        with suppress(OSError, ValueError):
+            with open(path) as file:
+                for line in file:
+                    name, _, value = line.partition(" ")
+                    if name == "oom_kill":
+                        total += int(value)
+    return total
