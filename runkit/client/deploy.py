@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from packaging.utils import canonicalize_name
 
@@ -34,13 +34,15 @@ Progress = Callable[[Mapping[str, Any]], None]
 """Called with {"phase": text}, {"phase": text, "done": bytes, "total": bytes or None}, {"log": line} or {"warning": text}."""
 
 _UPLOAD_CHUNK = 1 << 20
+_FETCH_S = 300.0
+"""Seconds the host may take to look for an interpreter, which it may have to fetch."""
 
 
 class Api(Protocol):
     """The server, as `runkit.client.api.Api` reaches it."""
 
-    def json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """One request, one JSON answer."""
+    def json(self, method: str, path: str, body: Any = None, timeout: float | None = ...) -> dict[str, Any]:
+        """One request, one JSON answer; `timeout` in seconds."""
 
     def events(self, method: str, path: str, body: Any = None) -> Iterator[dict[str, Any]]:
         """One request, a stream of JSON answers."""
@@ -152,7 +154,7 @@ class Deployer:
         Raises:
             UsageError, ResolutionFailed, InterpreterNotFound, InstallFailed: see there; the env over there is as it was.
         """
-        adds = env.name is None
+        adds = env.target == DEFAULT_ENV
         while True:
             wanted, request = self._request(env, roots, working_dir)
             body = {
@@ -218,10 +220,8 @@ class Deployer:
             working_dir=working_dir if env.working_dir else None,
             indexes=index_settings(env.base),
         )
-        if env.name is None:
+        if env.target == DEFAULT_ENV:
             wanted, request = self._on_default(env, wanted, request)
-        elif env.name == DEFAULT_ENV:
-            wanted = self._with_ray(wanted)
         portable = wanted.portable()
         lines = tuple(sorted(portable["lines"])), tuple(sorted(portable["constraints"]))
         return wanted, replace(request, lines=lines[0], constraints=lines[1])
@@ -284,7 +284,7 @@ class Deployer:
     def _find_python(self, request: Request) -> tuple[dict[str, Any], interpreter.Packed | None]:
         """The interpreter on the host, {version, path}; without a path, one of this machine that is to be shipped."""
         self._progress({"phase": f"find Python {request.python}"})
-        found = self._api.json("POST", "/v1/pythons", {"version": request.python})
+        found = self._api.json("POST", "/v1/pythons", {"version": request.python}, timeout=_FETCH_S)
         if found.get("path"):
             return {"version": found["version"], "path": found["path"]}, None
         try:
@@ -310,12 +310,11 @@ class Deployer:
     ) -> Lock:
         target = Target.of_host(self._host, python)
         kept = Lock.from_json(spec["lock"]) if spec.get("lock") else None
-        if kept and not kept.fits(target):
-            kept = None
-        if kept and not force and spec.get("resolution") == request.resolution:
+        if kept and kept.fits(target) and not force and spec.get("resolution") == request.resolution:
             return kept
         self._progress({"phase": f"resolve {len(wanted.lines)} requirements"})
-        return resolve(wanted, target, cwd=env.base, prefer=kept, cache=self._home / "locks", upgrade=force)
+        known = spec.get("packages") or ()
+        return resolve(wanted, target, cwd=env.base, prefer=known, cache=self._home / "locks", upgrade=force)
 
     def _ship(self, env: Env, wanted: Requirements, lock: Lock, ship_all: bool) -> tuple[Lock, set[str]]:
         """Bring what the host cannot fetch into its wheel store; gives the lock with built wheels, and what lies there."""
@@ -345,7 +344,9 @@ class Deployer:
         for artifact in store.fetch(lacking, self._progress):
             assert artifact.path is not None  # fetch gives a path
             self._upload(
-                f"/v1/wheels/{artifact.sha256}/{artifact.filename}", Path(artifact.path), f"ship {artifact.filename}"
+                f"/v1/wheels/{artifact.sha256}/{quote(artifact.filename)}",
+                Path(artifact.path),
+                f"ship {artifact.filename}",
             )
             there.add(artifact.sha256)
         return lock, there
@@ -376,9 +377,9 @@ class Deployer:
         kept = {
             "resolution": request.resolution,
             "lock": lock.to_json(),
+            "locked": lock.digest,
             "packages": lock.pairs,
             "build": build,
-            "locked": lock.digest,
             "salt": made.salt,
         }
         spec = {**request.to_spec(), **kept}

@@ -243,7 +243,7 @@ def _check(python: _Python, tree: Path, alone: bool) -> None:
         _NeedsLibraries: with `alone`, if it uses a shared library of this machine other than glibc.
     """
     code = f"import sys, {', '.join(python.modules)}; print(sys.base_prefix); print(open('/proc/self/maps').read())"
-    program = [str(tree / "bin" / "python3"), "-I", "-c", code]
+    program = [str(tree / "bin" / "python3"), "-I", "-B", "-c", code]
     done = subprocess.run(program, env={}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     prefix, _, maps = done.stdout.partition("\n")
     if done.returncode:

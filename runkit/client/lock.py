@@ -161,7 +161,7 @@ def resolve(
     target: Target,
     *,
     cwd: str | Path = ".",
-    prefer: Lock | None = None,
+    prefer: Sequence[Sequence[str]] = (),
     cache: Path | None = None,
     upgrade: bool = False,
 ) -> Lock:
@@ -171,7 +171,7 @@ def resolve(
         requirements: see `runkit.model.requirements.read`; the files it names must exist.
         target: the host's platform and Python.
         cwd: the folder whose uv configuration counts, besides the user's and the system's.
-        prefer: versions to keep where the requirements allow it, so that an env grows rather than changes.
+        prefer: names and versions to keep where the requirements allow it, so that an env grows rather than changes.
         cache: a folder for resolutions of the last day.
         upgrade: resolve anew, with the newest versions.
 
@@ -181,11 +181,11 @@ def resolve(
     """
     if not requirements.lines:
         return Lock(target.python, target.uv_platform, ())
-    key = digest([requirements.portable(), asdict(target), index_settings(cwd), prefer.digest if prefer else None])
+    key = digest([requirements.portable(), asdict(target), index_settings(cwd), [list(pair) for pair in prefer]])
     kept = cache / f"{key}.json" if cache else None
     if kept and not upgrade and (found := _cached(kept)):
         return _with_local_files(found, requirements)
-    lock = _compile(requirements, target, Path(cwd), None if upgrade else prefer, upgrade)
+    lock = _compile(requirements, target, Path(cwd), () if upgrade else prefer, upgrade)
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
         partial = kept.with_suffix(f".{os.getpid()}.partial")
@@ -262,15 +262,22 @@ def _with_local_files(lock: Lock, requirements: Requirements) -> Lock:
     )
 
 
-def _compile(requirements: Requirements, target: Target, cwd: Path, prefer: Lock | None, upgrade: bool) -> Lock:
+def _compile(
+    requirements: Requirements, target: Target, cwd: Path, prefer: Sequence[Sequence[str]], upgrade: bool
+) -> Lock:
     with tempfile.TemporaryDirectory(prefix="runkit-lock-") as folder:
         wanted, limits, out = (Path(folder) / name for name in ("requirements.txt", "constraints.txt", "pylock.toml"))
         lines = [_local_line(line, requirements) for line in requirements.lines]
         wanted.write_text("\n".join(lines) + "\n", encoding="utf-8")
         wanted.chmod(0o600)  # an index URL in it may carry a password
         limits.write_text("\n".join(requirements.constraints) + "\n", encoding="utf-8")
-        if prefer:
-            out.write_text(prefer.text(), encoding="utf-8")
+        if prefer:  # uv takes the versions in the output file of last time as the ones to keep
+            kept = [
+                f"[[packages]]\nname = {_quoted(name)}\nversion = {_quoted(version)}\n"
+                for name, version in prefer
+                if version
+            ]
+            out.write_text('lock-version = "1.0"\ncreated-by = "runkit"\n' + "\n".join(kept), encoding="utf-8")
         arguments = ["pip", "compile", "--quiet", "--no-header", "--format", "pylock.toml", "--output-file", str(out)]
         arguments += [
             "--python",
@@ -353,9 +360,10 @@ def _pick(package: Mapping[str, Any], target: Target, folder: Path, requirements
 
 
 def _artifact(entry: Mapping[str, Any], folder: Path, requirements: Requirements) -> Artifact:
-    url, path = entry.get("url"), entry.get("path")
+    url: str | None = entry.get("url")
+    path: str | None = entry.get("path")
     if url and url.startswith("file://"):
-        url, path = None, unquote(url[len("file://") :])
+        path, url = unquote(url[len("file://") :]), None
     filename = entry.get("name") or Path(path or str(url).split("#")[0].split("?")[0]).name
     sha256 = entry.get("hashes", {}).get("sha256", "")
     local = requirements.files.get(sha256) or (str((folder / path).resolve()) if path else None)

@@ -13,7 +13,6 @@ import os
 import stat
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -77,7 +76,7 @@ class _Known:
             self.hashes = {}  # a cache: whatever is wrong with it, it is made anew
 
     def save(self) -> None:
-        beside = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
+        beside = self.path.with_name(f"{self.path.name}.{os.urandom(8).hex()}")
         try:
             beside.write_text(json.dumps({"version": _KEPT_VERSION, "files": self.hashes}, separators=(",", ":")))
             os.replace(beside, self.path)

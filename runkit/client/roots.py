@@ -15,9 +15,7 @@ import re
 import site
 import sys
 import sysconfig
-import tempfile
 import types
-import uuid
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -75,8 +73,8 @@ def client_id() -> str:
         known = ""
     if known:
         return known
-    beside = path.with_name(f"client-id.{uuid.uuid4().hex}")
-    beside.write_text(uuid.uuid4().hex + "\n")
+    beside = path.with_name(f"client-id.{os.urandom(8).hex()}")
+    beside.write_text(os.urandom(16).hex() + "\n")
     try:
         os.link(beside, path)  # unlike a rename it lets the first of two processes win
     except FileExistsError:
@@ -113,10 +111,7 @@ def locate(obj: Any = None) -> Location:
     name = getattr(obj, "__module__", None)
     qualname = getattr(obj, "__qualname__", None)
     if not isinstance(name, str) or not isinstance(qualname, str):
-        kind = type(obj)
-        found = locate(kind)
-        reason = f"it is an object of type {kind.__module__}.{kind.__qualname__}"
-        return Location(found.root, found.module, None, reason)
+        return _locate_instance(obj)
     module = sys.modules.get(name)
     if module is None:
         return Location(_session_root(), name, qualname, f"its module {name!r} is not among the imported ones")
@@ -155,13 +150,28 @@ def _session_root() -> Root | None:
     """
     main = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
-    start = Path.cwd()
+    try:
+        start = Path.cwd()
+    except FileNotFoundError:  # it was removed
+        return None
     if isinstance(file, str) and os.path.exists(file) and not _is_installed(file):
         spec = getattr(main, "__spec__", None)
         base = _import_base(file, spec.name) if spec is not None else None
         start = base or Path(os.path.abspath(file)).parent
     found = enclosing(start) or start
     return None if _unfit(found) else _root(found, start)
+
+
+def _locate_instance(obj: Any) -> Location:
+    """An object goes by value; its code is that of what it wraps (a partial, a task of some framework), or of its type."""
+    kind = type(obj)
+    reason = f"it is an object of type {kind.__module__}.{kind.__qualname__}"
+    wrapped = (getattr(obj, name, None) for name in ("__wrapped__", "func", "__func__"))
+    for part in (*(one for one in wrapped if isinstance(one, types.FunctionType)), kind):
+        root = locate(part).root
+        if root is not None:
+            return Location(root, None, None, reason)
+    return Location(_session_root(), None, None, reason)
 
 
 def _locate_module(name: str, module: types.ModuleType) -> Location:
@@ -224,7 +234,7 @@ def _import_base(file: str, name: str) -> Path | None:
 def _installed_folders() -> tuple[str, ...]:
     known = sysconfig.get_paths()
     folders = [known[name] for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts") if name in known]
-    folders += [*site.getsitepackages(), os.path.dirname(os.__file__)]
+    folders += [*site.getsitepackages(), os.path.dirname(os.__file__), os.path.dirname(sys.executable)]
     if site.ENABLE_USER_SITE is not None:
         folders.append(site.getusersitepackages())
     return tuple({place.rstrip("/") + "/" for folder in folders for place in (folder, os.path.realpath(folder))})
@@ -244,7 +254,8 @@ def _unfit(folder: str | os.PathLike[str]) -> str | None:
     path = os.path.realpath(folder)
     if path == "/":
         return "the whole file system"
-    if path in {os.path.realpath(place) for place in (tempfile.gettempdir(), "/tmp", "/var/tmp")}:
+    temporary = {os.environ.get(name) or "/tmp" for name in ("TMPDIR", "TEMP", "TMP")} | {"/tmp", "/var/tmp"}
+    if path in map(os.path.realpath, temporary):
         return "the folder for temporary files"
     if path == os.path.realpath(os.path.expanduser("~")):
         return "your home folder"
@@ -271,17 +282,33 @@ def _paths(root: Path, start: Path | None) -> tuple[str, ...]:
     entries = [*sys.path, *([str(start)] if start is not None else []), *_editable()]
     found: dict[str, None] = {}
     for entry in entries:
-        for place in (os.path.abspath(entry), os.path.realpath(entry)):  # "" is the current folder for both
-            inside = os.path.relpath(place, root)
-            if inside == ".":
-                found.setdefault("")
-                break
-            if inside.split(os.sep)[0] != ".." and os.path.exists(place):
-                if not _is_installed(place + "/") and not _in_venv(root, inside):
-                    found.setdefault(inside)
-                break
+        try:
+            place = os.path.abspath(os.fsdecode(entry))  # "" is the current folder
+        except (TypeError, FileNotFoundError):  # rubbish on sys.path, or the current folder was removed
+            continue
+        inside = _inside(place, root)
+        if inside is None:
+            inside = _inside(os.path.realpath(place), root)
+        if inside is None or not os.path.exists(place):
+            continue
+        if not inside or not (_is_installed(place + "/") or _in_venv(root, inside)):
+            found.setdefault(inside)
     found.setdefault("")
     return tuple(found)
+
+
+def _inside(place: str, root: Path) -> str | None:
+    """The path relative to the root, "" for the root itself; None outside. The root may be reached through a link."""
+    wanted, at = os.stat(root), place
+    while True:
+        try:
+            if os.path.samestat(os.stat(at), wanted):
+                return place[len(at) :].lstrip(os.sep)
+        except OSError:
+            pass
+        if at == os.path.dirname(at):
+            return None
+        at = os.path.dirname(at)
 
 
 def _in_venv(root: Path, inside: str) -> bool:

@@ -115,7 +115,7 @@ def upload(
             return Sent(manifest, answer["changed"], answer["deleted"], length)
         # Another session of this client changed the mirror between plan and apply.
     if hold:
-        names = ", ".join(sorted(hold))
+        names = ", ".join(map(repr, sorted(hold)))
         raise RootError(f"files of {root.path} change all the time: {names}. Name them in a .gitignore")
     raise ServerError(f"the mirror of {root.path} is being changed by another session all the time; try again")
 

@@ -29,6 +29,7 @@ PARALLEL = 6
 """Files fetched at once."""
 
 _ATTEMPTS = 3
+_LAST_LINES = 60
 _TIMEOUT_S = 30.0
 
 Progress = Callable[[Mapping[str, Any]], None]
@@ -105,17 +106,13 @@ class WheelStore:
             return Artifact(kept.filename, kept.sha256, None, str(path), path.stat().st_size)
         assert source.path is not None  # fetch gives a path
         with tempfile.TemporaryDirectory(prefix="build-", dir=self._ready()) as out:
-            done = run_uv(
-                ["build", "--wheel", "--quiet", "--python", sys.executable, "--out-dir", out, source.path], cwd=cwd
-            )
+            done = run_uv(["build", "--wheel", "--python", sys.executable, "--out-dir", out, source.path], cwd=cwd)
             wheels = list(Path(out).glob("*.whl"))
             if done.returncode or not wheels:
                 if not target.is_this_python:
                     return None
-                said = without_credentials(explanation(done.stderr))
-                raise InstallFailed(
-                    f"{package.name} {package.version} has no wheel and could not be built:\n{said}", output=said
-                )
+                said = without_credentials("\n".join(explanation(done.stderr).splitlines()[-_LAST_LINES:]))
+                raise InstallFailed(f"{package.name} {package.version} has no wheel and could not be built:\n{said}", said)
             wheel = wheels[0]
             portable = wheel.name.endswith("-none-any.whl")
             if not portable and not target.is_this_python:

@@ -14,6 +14,7 @@ from runkit.server import servlets
 from runkit.server.default_env import default_plan
 from runkit.server.servlets import Servlet
 from runkit.server.settings import Settings, read_json, write_json
+from runkit.wire import problems
 from runkit.wire.names import DEFAULT_ENV, check_name
 
 WATCH_SECONDS = 60.0
@@ -172,7 +173,7 @@ class Envs:
         except RunkitError as error:
             if fresh:
                 await self._drop_servlet(env)
-            yield {"error": {"type": type(error).__name__, "message": str(error), "output": getattr(error, "output", "")}}
+            yield {"error": problems.to_json(error)}
         finally:
             env.installing = False
 
@@ -320,4 +321,4 @@ class Envs:
 
 def _raise_error(event: dict[str, Any]) -> None:
     if "error" in event:
-        raise EnvError(event["error"]["message"], event["error"].get("output", ""))
+        raise problems.from_json(event["error"])

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from runkit import errors
 from runkit.errors import RunkitError
+from runkit.wire import problems
 
 log = logging.getLogger("runkit.server")
 
@@ -70,14 +71,7 @@ def problem(error: BaseException, status: int | None = None) -> web.Response:
     """An error as a response."""
     if status is None:
         status = next(code for kind, code in _STATUS if isinstance(error, kind))
-    return web.json_response({"error": as_json(error)}, status=status, headers={"WWW-Authenticate": "Bearer"} if status == 401 else None)
-
-
-def as_json(error: BaseException) -> dict[str, Any]:
-    """An error as clients read it: the name of its class in runkit.errors, and its words."""
-    kind = type(error).__name__ if isinstance(error, RunkitError) else "KeyError" if isinstance(error, KeyError) else "ServerError"
-    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return {"type": kind, "message": message, "output": getattr(error, "output", "")}
+    return web.json_response({"error": problems.to_json(error)}, status=status, headers={"WWW-Authenticate": "Bearer"} if status == 401 else None)
 
 
 async def body(request: web.Request) -> dict[str, Any]:

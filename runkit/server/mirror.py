@@ -20,7 +20,6 @@ import re
 import shutil
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -181,7 +180,7 @@ def _incoming(folder: Path) -> Iterator[Path]:
     with _locked(folder / "lock"):  # so that a folder without a held lock is a dead one's
         for old in list(parent.iterdir()):
             _remove_if_dead(old)
-        place = parent / uuid.uuid4().hex
+        place = parent / os.urandom(16).hex()
         place.mkdir(mode=0o700)
         number = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(number, fcntl.LOCK_EX)

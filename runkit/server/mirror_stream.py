@@ -84,11 +84,12 @@ def receive(reader: Reader, incoming: Path) -> tuple[Wanted, dict[str, bytes]]:
         ServerError: the stream ended early, or content does not match its hash.
         OSError: it could not be written.
     """
-    (length,) = struct.unpack(">Q", b"".join(_blocks(reader, 8)))
+    source = _Buffered(reader)
+    (length,) = struct.unpack(">Q", b"".join(source.blocks(8)))
     if length > _MAX_MANIFEST:
         raise UsageError(f"a manifest of {length} bytes is too large")
     try:
-        header = json.loads(b"".join(_blocks(reader, length)))
+        header = json.loads(b"".join(source.blocks(length)))
         need = header["need"]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"a malformed manifest of a root: {error!r}") from error
@@ -102,7 +103,7 @@ def receive(reader: Reader, incoming: Path) -> tuple[Wanted, dict[str, bytes]]:
         hasher = hashlib.sha256()
         number = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(number, "wb") as file:
-            for block in _blocks(reader, size):
+            for block in source.blocks(size):
                 hasher.update(block)
                 file.write(block)
             os.fchmod(number, mode)
@@ -112,10 +113,20 @@ def receive(reader: Reader, incoming: Path) -> tuple[Wanted, dict[str, bytes]]:
     return wanted, received
 
 
-def _blocks(reader: Reader, size: int) -> Iterator[bytes]:
-    while size:
-        block = reader.read(min(size, _BLOCK))
-        if not block:
-            raise ServerError("the upload of a root ended early; nothing was changed")
-        size -= len(block)
-        yield block
+class _Buffered:
+    """A reader that asks its source for much at a time: a question may cost a change of threads."""
+
+    def __init__(self, source: Reader):
+        self._source = source
+        self._buffer = memoryview(b"")
+
+    def blocks(self, size: int) -> Iterator[memoryview]:
+        """The next `size` bytes, in pieces."""
+        while size:
+            if not self._buffer:
+                self._buffer = memoryview(self._source.read(_BLOCK))
+                if not self._buffer:
+                    raise ServerError("the upload of a root ended early; nothing was changed")
+            block, self._buffer = self._buffer[:size], self._buffer[size:]
+            size -= len(block)
+            yield block

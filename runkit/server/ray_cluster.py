@@ -16,7 +16,7 @@ from typing import Any
 
 from runkit.errors import ServerError
 from runkit.server.settings import Settings, ensure_secret
-from runkit.servlet.processes import ProcessId, end, of_session, pidfd
+from runkit.servlet.processes import ProcessId, end, marked, of_session, pidfd
 from runkit.wire import places
 
 NAMESPACE = "runkit"
@@ -39,16 +39,16 @@ def address(settings: Settings) -> str:
 class RayCluster:
     """Ray under this server.
 
-    Args:
-        on_death: called on the loop when Ray has ended without being told.
-
     Attributes:
         version: Ray's version, once it is imported.
+        on_death: called on the loop when Ray has ended without being told.
+        adopted: whether it is the Ray of an earlier server.
     """
 
-    def __init__(self, settings: Settings, on_death: Callable[[], None]):
+    def __init__(self, settings: Settings):
         self._settings = settings
-        self._on_death = on_death
+        self.on_death: Callable[[], None] = lambda: None
+        self.adopted = False
         self._popen: subprocess.Popen[bytes] | None = None
         self.head: ProcessId | None = None
         self.version = ""
@@ -57,8 +57,15 @@ class RayCluster:
 
     # -- start
 
-    def adopt(self) -> bool:
-        """Take over the Ray of an earlier server on this port, if it still runs."""
+    def begin(self) -> None:
+        """Take over the Ray of an earlier server on this port, else start one; returns at once."""
+        self.adopted = self._adopt()
+        if not self.adopted:
+            # Workers of an earlier server whose Ray is gone have nobody left.
+            end(marked(self._settings.mark), gently=0.5)
+            self.launch()
+
+    def _adopt(self) -> bool:
         kept = self._settings.read_state().get("ray") or {}
         head = ProcessId.from_json(kept.get("head"))
         if head is None or not head.alive():
@@ -168,7 +175,7 @@ class RayCluster:
         if self._popen is not None:
             self._popen.poll()  # reaps it
         if self.head is not None:
-            self._on_death()
+            self.on_death()
 
     # -- end
 

@@ -57,7 +57,7 @@ class Route(asyncio.Protocol):
         self.number = number
         self.env = env
         self.generation = 0
-        self.early: list[bytes] = []
+        self.early: list[bytes | memoryview] = []
         self.transport: asyncio.Transport | None = None
         self.ended = False
 
@@ -79,7 +79,7 @@ class Route(asyncio.Protocol):
             self.ended = True
             self._relay.lost(self)
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Pass on what the client sent."""
         if self.transport is None:
             self.early.append(data)
@@ -126,7 +126,7 @@ class Relay:
                     data: bytes = message.data
                     route = self._routes.get(data[0] | data[1] << 8) if len(data) > 2 else None
                     if route is not None:
-                        route.feed(data[2:])
+                        route.feed(data[2:] if len(data) < 4096 else memoryview(data)[2:])
                         if route.waiting > FULL:
                             await self._until_drained(route)
                 elif message.type == WSMsgType.TEXT:

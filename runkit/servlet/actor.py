@@ -16,6 +16,7 @@ from runkit.errors import EnvError, RunkitError
 from runkit.servlet.install import install, read_marker, site_packages
 from runkit.servlet.keeper import Keeper
 from runkit.servlet.spawn import WorkerSpec, clean_environment
+from runkit.wire import problems
 
 CONCURRENCY = 16
 """Methods of one servlet that may run at once: one install, one watch, and questions."""
@@ -56,7 +57,7 @@ class EnvServlet:
                 with self._install_lock:
                     events.put({"done": self._install(plan, events.put)})
             except RunkitError as error:
-                events.put({"error": {"type": type(error).__name__, "message": str(error), "output": getattr(error, "output", "")}})
+                events.put({"error": problems.to_json(error)})
             except Exception as error:  # a disk that is full, a folder that cannot be written: the user has to hear of it
                 events.put({"error": {"type": "InstallFailed", "message": f"{type(error).__name__}: {error}", "output": ""}})
             finally:

@@ -39,9 +39,9 @@ exit "$code"
 class Master:
     """A running `ssh -M` and its control socket. Ends with `close()`, by itself when the host is gone, or with this process."""
 
-    def __init__(self, arguments: list[str], config: str, description: str, connect_timeout: float):
+    def __init__(self, arguments: list[str], config: str, description: str, key: str | None, connect_timeout: float):
         self.forwards_allowed = True
-        self._description = description
+        self._description, self._key = description, key
         self._folder = places.private(places.runtime_root() / "ssh") / secrets.token_hex(4)
         self._control = str(self._folder / "c")
         if len(self._control) + 17 > LONGEST_SOCKET:
@@ -81,7 +81,7 @@ class Master:
                 if mux.alive():
                     return
             if self._process.poll() is not None:
-                raise ssh_errors.explain(self._description, self.said())
+                raise ssh_errors.explain(self._description, self._key, self.said())
             if time.monotonic() > deadline:
                 raise HostUnreachable(
                     f"{self._description} did not let us log in within {connect_timeout + LOGIN_TIME:g} s"

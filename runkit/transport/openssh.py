@@ -74,7 +74,10 @@ class OpenSSH(Transport):
             resolved = self._resolve()
             user, name, port = (resolved.get(key, "") for key in ("user", "hostname", "port"))
             self.description = f"{user}@{name}:{port}"
-            self._master = Master(self._arguments(), self._config(resolved), self.description, self._connect_timeout)
+            key = self._credentials.ssh_private_key
+            self._master = Master(
+                self._arguments(), self._config(resolved), self.description, key, self._connect_timeout
+            )
             self._tell_new_keys(self._master.said(), resolved)
             return self._master
 

@@ -11,10 +11,10 @@ import logging
 import os
 import queue
 import select
+import shlex
 import shutil
 import signal
 import socket
-import sys
 import termios
 import threading
 import time
@@ -34,6 +34,7 @@ from runkit.transport.script import OnOutput, PidFilter, end_group, login_comman
 
 CHUNK = 256 * 1024  # bytes
 SILENCE = 15  # seconds without an answer after which the connection is lost
+STDIN, STDOUT = 0, 1  # the process's own, whatever sys.stdin is
 PROHIBITED = 1  # why a channel was not opened (RFC 4254, 5.1)
 
 # What these two write to their loggers reaches users as runkit's errors; without a handler Python would print it as well.
@@ -79,7 +80,9 @@ class Paramiko(Transport):
         """The socket to the host, or what stands for one."""
         to = self._route
         if to.proxy_command:
-            return paramiko.ProxyCommand(to.proxy_command)
+            return paramiko.ProxyCommand(
+                shlex.join(["/bin/sh", "-c", f"exec {to.proxy_command}"])
+            )  # as OpenSSH runs it
         if to.jump:
             if self._jump is None:
                 self._jump = Paramiko(
@@ -197,19 +200,19 @@ class Paramiko(Transport):
     @staticmethod
     def _talk(channel: paramiko.Channel) -> None:
         """Between this process's standard streams and the channel, until the channel ends."""
-        sources: list[Any] = [channel, sys.stdin.fileno()]
+        sources: list[Any] = [channel, STDIN]
         while True:
             ready = select.select(sources, [], [])[0]
             if channel in ready:
                 if not (data := channel.recv(CHUNK)):
                     return
-                os.write(sys.stdout.fileno(), data)
-            if sys.stdin.fileno() in ready:
-                if data := os.read(sys.stdin.fileno(), CHUNK):
+                os.write(STDOUT, data)
+            if STDIN in ready:
+                if data := os.read(STDIN, CHUNK):
                     channel.sendall(data)
                 else:
                     channel.shutdown_write()
-                    sources.remove(sys.stdin.fileno())
+                    sources.remove(STDIN)
 
     def _execute(self, script: str, feed: Iterable[bytes] | None, on_output: OnOutput, timeout: float | None) -> int:
         command = login_command(script)
@@ -279,7 +282,7 @@ class Paramiko(Transport):
 @contextlib.contextmanager
 def _raw_terminal(channel: paramiko.Channel) -> Iterator[None]:
     """This process's terminal, if it has one, passes every key on and tells the channel its size."""
-    terminal = sys.stdin.fileno()
+    terminal = STDIN
     if not os.isatty(terminal):
         yield
         return

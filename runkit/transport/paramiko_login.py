@@ -66,12 +66,18 @@ def route(host: str, port: int | None, credentials: Credentials) -> Route:
     named = [key] if key else [os.path.expanduser(path) for path in found.get("identityfile", [])]
     key_files = named or [str(ssh_folder / name) for name in DEFAULT_KEYS]
     through = credentials.proxy or (None if credentials.ssh_proxy_command else found.get("proxyjump"))
+    address = found["hostname"]
+    port = port or int(found.get("port", 22))
+    user = credentials.ssh_user or found.get("user") or getpass.getuser()
     command = None if through else credentials.ssh_proxy_command or found.get("proxycommand")
+    if credentials.ssh_proxy_command and command:
+        for token, value in (("%h", address), ("%p", str(port)), ("%r", user), ("%%", "%")):
+            command = command.replace(token, value)
     only = bool(key) or found.get("identitiesonly", "no") == "yes"
     return Route(
-        address=found["hostname"],
-        port=port or int(found.get("port", 22)),
-        user=credentials.ssh_user or found.get("user") or getpass.getuser(),
+        address=address,
+        port=port,
+        user=user,
         key_files=tuple(path for path in key_files if Path(path).exists()),
         agent=not only and credentials.password is None,
         password=credentials.password,

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 from runkit.errors import AuthenticationFailed, HostError, HostUnreachable
 from runkit.transport import known_hosts
 from runkit.transport.base import Address
 
 
-def explain(description: str, said: str) -> HostError:
-    """The error for a master that did not come up."""
+def explain(description: str, key: str | None, said: str) -> HostError:
+    """The error for a master that did not come up.
+
+    Args:
+        key: the private key's file that was to be used, if one was given.
+        said: what ssh wrote on standard error.
+    """
     if "IDENTIFICATION HAS CHANGED" in said or ("host key for" in said and "has changed" in said):
         place = re.search(r"Offending \S+ key in (\S.*?):(\d+)", said)
         shown = re.search(r"SHA256:[A-Za-z0-9+/]+", said)
@@ -26,10 +32,11 @@ def explain(description: str, said: str) -> HostError:
             f"log in with ssh by hand once, or add the key to known_hosts. ssh says: {_said(said)}"
         )
     if "Permission denied" in said or "Too many authentication failures" in said:
-        hint = ": chmod 600 the key" if "UNPROTECTED PRIVATE KEY" in said else ""
-        hint = hint or (
-            ": a key with a passphrase has to be in the agent (ssh-add)" if "incorrect passphrase" in said else ""
-        )
+        hint = f" with the key {key}" if key else " with your agent's keys and those of your SSH configuration"
+        if "UNPROTECTED PRIVATE KEY" in said:
+            hint += ", which others can read: chmod 600 it"
+        elif key and _has_passphrase(key):
+            hint += ", which has a passphrase: add it to the agent (ssh-add)"
         return AuthenticationFailed(f"{description} refused to let us in{hint}. ssh says: {_said(said)}")
     return HostUnreachable(f"{description} cannot be reached. ssh says: {_said(said)}")
 
@@ -49,6 +56,12 @@ def stream_refused(address: Address, description: str, said: str) -> OSError:
 
 def last_line(said: str) -> str:
     return next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
+
+
+def _has_passphrase(key: str) -> bool:
+    """Whether the key cannot be opened without one; `ssh` says nothing about it in batch mode."""
+    done = subprocess.run(["ssh-keygen", "-y", "-P", "", "-f", key], capture_output=True, stdin=subprocess.DEVNULL)
+    return b"incorrect passphrase" in done.stderr
 
 
 def _said(said: str) -> str:

@@ -1,0 +1,1 @@
+"""A small project with helper modules: it learns to read handwritten digits. `train.py` is what runs on the cluster."""

@@ -1,0 +1,165 @@
+"""The parts of the server put together: Ray, envs, directory, clients; how they start, fail and end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from contextlib import suppress
+from typing import Any
+
+from runkit import __version__
+from runkit.errors import RunkitError
+from runkit.server import default_env
+from runkit.server.directory import Directory
+from runkit.server.envs import Envs
+from runkit.server.hostinfo import host_facts
+from runkit.server.mirror import Mirror
+from runkit.server.ray_cluster import RayCluster, address
+from runkit.server.relay import Client
+from runkit.server.settings import Settings
+from runkit.servlet.processes import ProcessId, end, marked
+from runkit.wire.names import DEFAULT_ENV
+
+log = logging.getLogger("runkit.server")
+
+
+class Head:
+    """Everything one server holds.
+
+    Attributes:
+        clients: those whose WebSocket is open.
+        trouble: what is wrong with Ray at the moment, for status; empty as a rule.
+    """
+
+    def __init__(self, settings: Settings, ray: RayCluster):
+        self.settings = settings
+        self.started = time.time()
+        self.clients: set[Client] = set()
+        self.trouble = ""
+        self.ending = asyncio.Event()
+        self.keep_ray = False
+        self.mirror = Mirror(settings.home)
+        self.ray = ray
+        ray.on_death = self._ray_ended
+        self.directory = Directory(self.worker, self._replace)
+        self.envs = Envs(settings, self.directory.forget, self._order)
+        self._control: asyncio.AbstractServer | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # -- start
+
+    async def start(self) -> None:
+        """Join Ray and bring the default env up; afterwards calls can run.
+
+        Raises:
+            RunkitError: Ray did not come up, or the default env did not.
+        """
+        self._control = await self.directory.listen(self.settings.control)
+        _, _ = await asyncio.gather(asyncio.to_thread(self.ray.connect), asyncio.to_thread(default_env.ensure, self.settings))
+        self.ray.watch()
+        self.envs.ray_is_up()
+        if self.ray.adopted:
+            await self.envs.adopt()
+        await self.envs.up(DEFAULT_ENV)
+
+    def _end_leftovers(self) -> None:
+        """Workers of an earlier server of this port whose Ray is gone have nobody left."""
+        end(marked(self.settings.mark), gently=0.5)
+
+    # -- Ray's death
+
+    def _ray_ended(self) -> None:
+        if self.ending.is_set():
+            return
+        running = self.envs.ray_died()
+        self.trouble = f"Ray ended at {time.strftime('%H:%M:%S')}; it and the envs {', '.join(running)} are being started again"
+        log.error("%s", self.trouble)
+        self.spawn(self._rebuild(running))
+
+    async def _rebuild(self, names: list[str]) -> None:
+        await asyncio.to_thread(self.ray.stop)
+        await asyncio.to_thread(self._end_leftovers)
+        await asyncio.to_thread(self.ray.launch)
+        try:
+            await asyncio.to_thread(self.ray.connect)
+        except RunkitError as error:
+            self.trouble = f"Ray ended and could not be started again: {error}. Restart the server."
+            log.error("%s", self.trouble)
+            return
+        self.ray.watch()
+        self.envs.ray_is_up()
+        for name in names:
+            with suppress(RunkitError):
+                await self.envs.up(name)
+        when = time.strftime("%Y-%m-%d %H:%M:%S")
+        self.trouble = f"Ray ended and was started again at {when}: objects that envs held then are gone"
+        log.warning("%s", self.trouble)
+
+    # -- end
+
+    async def stop(self) -> None:
+        """End: all of it, or, with `keep_ray`, only this process."""
+        self.ending.set()
+        if self._control is not None:
+            self._control.close()
+        if self.keep_ray:
+            await asyncio.to_thread(self.ray.disconnect)
+            return
+        await self.envs.stop()
+        await asyncio.to_thread(self.ray.stop)
+        await asyncio.to_thread(self._end_leftovers)
+        self.settings.state.unlink(missing_ok=True)
+        self.settings.control.unlink(missing_ok=True)
+
+    # -- what the parts ask of each other
+
+    async def worker(self, env: str) -> dict[str, Any]:
+        """The env's worker: {socket, generation, pid, …}."""
+        return await self.envs.worker(env)
+
+    async def _replace(self, env: str, generation: int, why: str) -> dict[str, Any]:
+        return await self.envs.restart(env, why, generation)
+
+    async def _order(self, env: str, generation: int, order: dict[str, Any]) -> Any:
+        fields = {name: value for name, value in order.items() if name != "op"}
+        return await self.directory.order(env, order["op"], generation, **fields)
+
+    def spawn(self, work: Any) -> None:
+        """Run a coroutine beside everything else."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- status
+
+    def status(self) -> dict[str, Any]:
+        """What `GET /v1/status` answers."""
+        settings = self.settings
+        keys = self.directory.keys()
+        by_env: dict[str, list[str]] = {}
+        for key, env in keys.items():
+            by_env.setdefault(env, []).append(key)
+        return {
+            "version": __version__,
+            "code": settings.code_digest,
+            "pid": os.getpid(),
+            "started": round(self.started, 3),
+            "uptime_s": round(time.time() - self.started, 3),
+            "port": settings.port,
+            "home": str(settings.home),
+            "log": str(settings.log),
+            "host": host_facts(settings),
+            "ray": {"version": self.ray.version, "address": address(settings), "up": self.ray.connected, "trouble": self.trouble},
+            "envs": {name: self.envs.get(name).summary(by_env.get(name, [])) for name in self.envs.names()},
+            "clients": [client.as_json() for client in self.clients],
+        }
+
+
+def server_process(settings: Settings) -> ProcessId | None:
+    """The server on this port, as the runtime folder knows it, if it runs."""
+    found = ProcessId.from_json(settings.read_state().get("server"))
+    return found if found is not None and found.alive() else None
+
+

@@ -1,0 +1,106 @@
+"""Facts about this host that a client resolves and ships for."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from runkit.server.settings import Settings
+
+_PYTHON = re.compile(r"python3\.(\d+)")
+
+
+def host_facts(settings: Settings) -> dict[str, Any]:
+    """{system, machine, glibc, pythons, cpus, memory, name}."""
+    return {**_fixed_facts(), "pythons": {version: path for version, path in pythons(settings).items()}}
+
+
+@functools.cache
+def _fixed_facts() -> dict[str, Any]:
+    libc, version = platform.libc_ver()
+    return {
+        "name": platform.node(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "glibc": [int(part) for part in version.split(".")[:2]] if libc == "glibc" else None,
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+    }
+
+
+def pythons(settings: Settings) -> dict[str, str]:
+    """Interpreters on this host, {"3.11": path}: shipped by a client, fetched by uv, or the host's own."""
+    found: dict[str, str] = {}
+    folders = [folder / "bin" for folder in sorted((settings.home / "python").glob("*/"))]
+    folders += [Path(folder) for folder in os.get_exec_path() if folder]
+    for folder in folders:
+        for path in sorted(folder.glob("python3.*")):
+            match = _PYTHON.fullmatch(path.name)
+            if match and os.access(path, os.X_OK) and not _is_shim(path):
+                found.setdefault(f"3.{match[1]}", str(path))
+    return found
+
+
+def find_python(settings: Settings, version: str) -> dict[str, Any]:
+    """An interpreter of that version ("3.12", "3.12.4"), {path, version}: on the host, else fetched by uv; the path is None if none can be had."""
+    minor = ".".join(version.split(".")[:2])
+    if (path := pythons(settings).get(minor)) and (exact := exact_version(path)) and _fits(exact, version):
+        return {"path": path, "version": exact}
+    for more in ([], ["--install"]):
+        if path := _ask_uv(settings, version, install=bool(more)):
+            return {"path": path, "version": exact_version(path) or version}
+    return {"path": None, "version": version}
+
+
+def _ask_uv(settings: Settings, version: str, install: bool) -> str | None:
+    environment = {**os.environ, "UV_PYTHON_INSTALL_DIR": str(settings.home / "python"), "NO_COLOR": "1"}
+    uv = str(settings.uv)
+    if not shutil.which(uv):
+        return None
+    try:
+        if install:
+            command = [uv, "python", "install", "--quiet", "--no-bin", version]
+            if subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=180).returncode:
+                return None
+        command = [uv, "python", "find", "--quiet", "--no-project", "--system", "--no-python-downloads", version]
+        found = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    path = found.stdout.strip()
+    return path if found.returncode == 0 and path and exact_version(path) else None
+
+
+@functools.lru_cache(maxsize=64)
+def exact_version(path: str) -> str | None:
+    """What the interpreter says it is ("3.12.1"); None if it does not run."""
+    try:
+        done = subprocess.run(
+            [path, "-I", "-S", "-c", "import platform, venv; print(platform.python_version())"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _fits(exact: str, asked: str) -> bool:
+    parts = asked.split(".")
+    return exact.split(".")[: len(parts)] == parts
+
+
+def _is_shim(path: Path) -> bool:
+    """pyenv's and asdf's launchers look like interpreters of every version, whether it is there or not."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) == b"#!"
+    except OSError:
+        return True
