@@ -1,5 +1,6 @@
-"""Real SSH hosts on this machine, for tests, benchmarks and trying things by hand. Standard library only.
+"""Real SSH hosts on this machine, for tests, benchmarks and trying things by hand. Standard library only, in one file.
 
+    from tests.hosts import Host, hosts
     with hosts(n=2, bare={1}) as (first, second):      # list of Host, in order; `bare`: indexes of hosts without Python, rsync, ...
         first.run("hostname").stdout                   # over ssh, as first.user
         first.cut(); first.mend()                      # the cable
@@ -46,25 +47,8 @@ from pathlib import Path
 STATE = Path(f"/var/tmp/runkit-hosts-{os.getuid()}")  # not /tmp: the hosts mount their own over it
 REPOSITORY = Path(__file__).resolve().parents[1]
 HIDDEN_ON_BARE = [
-    "python*",
-    "pydoc*",
-    "pip*",
-    "uv",
-    "uvx",
-    "rsync",
-    "sftp",
-    "scp",
-    "nc",
-    "nc.*",
-    "netcat",
-    "ncat",
-    "socat",
-    "curl",
-    "wget",
-    "git",
-    "perl*",
-    "conda",
-    "mamba",
+    *("python*", "pydoc*", "pip*", "uv", "uvx", "conda", "mamba", "perl*", "git"),
+    *("rsync", "sftp", "scp", "nc", "nc.*", "netcat", "ncat", "socat", "curl", "wget"),
 ]
 UIDS = {"node1": 61001, "other": 61002}
 
@@ -150,17 +134,21 @@ class Host:
             _signal_all(self.folder, signal.SIGSTOP)
 
     def mend(self) -> None:
+        """Put the cable back, and wait until the host answers (what this machine remembers as unreachable takes a moment)."""
         if self.isolated:
             _ip("link", "set", self.link, "up")
         else:
             _signal_all(self.folder, signal.SIGCONT)
+        _wait_for_sshd(self)
 
     def kill(self) -> None:
         """End everything on it at once."""
         _end_processes(self.folder)
 
     def start(self) -> None:
-        """Start it on its folders, after `kill()`."""
+        """Start it on its folders, after `kill()`, with the cable in."""
+        if self.isolated:
+            _ip("link", "set", self.link, "up")
         _start(self)
 
     def configure(self, *lines: str) -> None:

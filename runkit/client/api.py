@@ -73,7 +73,9 @@ class Api:
                     yield json.loads(line)
             complete = True
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise ConnectionLost(f"the connection to the server was cut during {method} {path}: it may be going on there") from error
+            raise ConnectionLost(
+                f"the connection to the server was cut during {method} {path}: it may be going on there"
+            ) from error
         finally:
             self._give_back(response, sock) if complete else sock.close()
 
@@ -101,7 +103,9 @@ class Api:
 
     # -- one exchange
 
-    def _exchange(self, method: str, path: str, data: bytes, timeout: float | None) -> tuple[http.client.HTTPResponse, socket.socket]:
+    def _exchange(
+        self, method: str, path: str, data: bytes, timeout: float | None
+    ) -> tuple[http.client.HTTPResponse, socket.socket]:
         # One write for head and body: two small packets cost 40 ms now and then through SSH.
         request = self._head(method, path, len(data)) + data
         kept = self._take()
@@ -119,7 +123,9 @@ class Api:
             sock.close()
             raise
 
-    def _send(self, sock: socket.socket, request: bytes, method: str, path: str, timeout: float | None) -> http.client.HTTPResponse:
+    def _send(
+        self, sock: socket.socket, request: bytes, method: str, path: str, timeout: float | None
+    ) -> http.client.HTTPResponse:
         try:
             sock.settimeout(timeout)
             sock.sendall(request)
@@ -136,10 +142,14 @@ class Api:
             raise ServerError(f"the server did not answer {method} {path} in time") from error
         except (OSError, http.client.HTTPException) as error:
             sock.close()
-            raise ConnectionLost(f"the connection to the server broke at {method} {path}: {error or type(error).__name__}") from error
+            raise ConnectionLost(
+                f"the connection to the server broke at {method} {path}: {error or type(error).__name__}"
+            ) from error
         return response
 
-    def _finish(self, response: http.client.HTTPResponse, sock: socket.socket, method: str, path: str) -> dict[str, Any]:
+    def _finish(
+        self, response: http.client.HTTPResponse, sock: socket.socket, method: str, path: str
+    ) -> dict[str, Any]:
         try:
             data = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -153,7 +163,9 @@ class Api:
         if isinstance(answer, dict) and "error" in answer and response.status >= 400:
             raise problems.from_json(answer["error"])
         if not isinstance(answer, dict) or response.status >= 400:
-            raise ServerError(f"the server answered {method} {path} with status {response.status} and no sense: {data[:200]!r}")
+            raise ServerError(
+                f"the server answered {method} {path} with status {response.status} and no sense: {data[:200]!r}"
+            )
         return answer
 
     def _head(self, method: str, path: str, length: int) -> bytes:

@@ -208,7 +208,7 @@ class Cluster:
         """Replace an env's process; `only_if_alone`: only when at most one call runs in it."""
         body = {"generation": generation, "only_if_alone": only_if_alone, "why": why}
         try:
-            return bool(self.link.api.json("POST", f"/v1/envs/{env}/replace", body).get("replaced"))
+            return bool(self.link.api.json("POST", f"/v1/envs/{env}/restart", body).get("replaced", True))
         except EnvNotFound:
             return False
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import quote, urlsplit
+from typing import Any
 
 from packaging.utils import canonicalize_name
 
 import runkit.errors as errors
 from runkit.client import interpreter
-from runkit.client.lock import Artifact, Lock, configurations, index_settings, resolve
+from runkit.client.lock import Artifact, Lock
 from runkit.client.logins import Logins
+from runkit.client.resolve import resolve
+from runkit.client.ship import Api, Progress, Shipment, upload
 from runkit.client.target import Target
+from runkit.client.uvtool import configurations, index_settings
 from runkit.client.wheels import WheelStore
 from runkit.errors import EnvNotFound, InstallFailed, InterpreterNotFound, ServerError, UsageError
 from runkit.model.digest import digest
@@ -30,25 +32,8 @@ from runkit.model.requirements import FILE, Requirements
 from runkit.wire import places
 from runkit.wire.names import DEFAULT_ENV
 
-Progress = Callable[[Mapping[str, Any]], None]
-"""Called with {"phase": text}, {"phase": text, "done": bytes, "total": bytes or None}, {"log": line} or {"warning": text}."""
-
-_UPLOAD_CHUNK = 1 << 20
 _FETCH_S = 300.0
 """Seconds the host may take to look for an interpreter, which it may have to fetch."""
-
-
-class Api(Protocol):
-    """The server, as `runkit.client.api.Api` reaches it."""
-
-    def json(self, method: str, path: str, body: Any = None, timeout: float | None = ...) -> dict[str, Any]:
-        """One request, one JSON answer; `timeout` in seconds."""
-
-    def events(self, method: str, path: str, body: Any = None) -> Iterator[dict[str, Any]]:
-        """One request, a stream of JSON answers."""
-
-    def upload(self, method: str, path: str, chunks: Iterable[bytes], length: int) -> dict[str, Any]:
-        """One request with a body of `length` bytes."""
 
 
 @dataclass(frozen=True)
@@ -183,13 +168,14 @@ class Deployer:
         lock = self._lock(env, wanted, request, spec, python["version"], force)
         if packed:
             title = f"ship Python {packed.version}"
-            python["path"] = self._upload(f"/v1/pythons/{packed.name}", packed.path, title)["path"]
+            python["path"] = upload(self._api, f"/v1/pythons/{packed.name}", packed.path, title, self._progress)["path"]
         # A forced build has a folder of its own, also where its content is what it was.
         salt = time.time_ns() if force else int(spec.get("salt", 0)) if lock.digest == spec.get("locked") else 0
         plan = _Plan(request, tuple(roots), working_dir, python, salt)
+        shipment = self._shipment(env, wanted, lock)
         shipped: set[str] = set()
         if plan.build(lock) != spec.get("build"):
-            lock, shipped = self._ship(env, wanted, lock, ship_all=False)
+            lock, shipped = shipment.send(lock)
         bring_roots()
         try:
             return self._put(plan, lock, shipped)
@@ -198,7 +184,7 @@ class Deployer:
                 raise
             # The host said that it reaches the index, and then did not: what it lacks goes from here.
             self._progress({"warning": "the host could not fetch everything; shipping it from here"})
-            lock, shipped = self._ship(env, wanted, lock, ship_all=True)
+            lock, shipped = shipment.send(lock, everything=True)
             return self._put(plan, lock, shipped)
 
     # -- what is asked for
@@ -316,60 +302,10 @@ class Deployer:
         known = spec.get("packages") or ()
         return resolve(wanted, target, cwd=env.base, prefer=known, cache=self._home / "locks", upgrade=force)
 
-    def _ship(self, env: Env, wanted: Requirements, lock: Lock, ship_all: bool) -> tuple[Lock, set[str]]:
-        """Bring what the host cannot fetch into its wheel store; gives the lock with built wheels, and what lies there."""
+    def _shipment(self, env: Env, wanted: Requirements, lock: Lock) -> Shipment:
         logins = Logins(wanted.lines, [content for _, content in configurations(env.base)])
         store = WheelStore(self._home / "wheels", logins)
-        target = Target.of_host(self._host, lock.python)
-        built = {}
-        for package in lock.sources:
-            self._progress({"phase": f"build {package.name} {package.version}"})
-            if wheel := store.build(package, target, env.base):
-                built[package.name] = wheel
-        lock = lock.with_artifacts(built)
-        artifacts = [package.artifact for package in lock.packages]
-        # A direct URL may come without a hash: only by fetching it here is its content known.
-        nameless = {a.url: a for a in store.fetch([a for a in artifacts if not a.sha256], self._progress)}
-        lock = lock.with_artifacts({p.name: nameless[p.artifact.url] for p in lock.packages if not p.artifact.sha256})
-        artifacts = [package.artifact for package in lock.packages]
-        if not artifacts:
-            return lock, set()
-        asked = [artifact.sha256 for artifact in artifacts]
-        missing = set(self._api.json("POST", "/v1/wheels/missing", {"sha256": asked})["missing"])
-        there = set(asked) - missing
-        lacking = [artifact for artifact in artifacts if artifact.sha256 in missing]
-        if not ship_all:
-            reachable = self._reachable([a.url for a in lacking if a.url and not logins.find(a.url)])
-            lacking = [a for a in lacking if not (a.url and not logins.find(a.url) and reachable(a.url))]
-        for artifact in store.fetch(lacking, self._progress):
-            assert artifact.path is not None  # fetch gives a path
-            self._upload(
-                f"/v1/wheels/{artifact.sha256}/{quote(artifact.filename)}",
-                Path(artifact.path),
-                f"ship {artifact.filename}",
-            )
-            there.add(artifact.sha256)
-        return lock, there
-
-    def _reachable(self, urls: Sequence[str]) -> Callable[[str], bool]:
-        """Ask the host which addresses it reaches without a password: one file of each place stands for all."""
-        samples = {_place(url): url for url in urls}
-        answer = self._api.json("POST", "/v1/reachable", {"urls": list(samples.values())}) if samples else {}
-        places_reached = {place for place, url in samples.items() if answer.get(url)}
-        return lambda url: _place(url) in places_reached
-
-    def _upload(self, address: str, path: Path, title: str) -> dict[str, Any]:
-        total = path.stat().st_size
-
-        def chunks() -> Iterator[bytes]:
-            done = 0
-            with open(path, "rb") as file:
-                while chunk := file.read(_UPLOAD_CHUNK):
-                    yield chunk
-                    done += len(chunk)
-                    self._progress({"phase": title, "done": done, "total": total})
-
-        return self._api.upload("PUT", address, chunks(), total)
+        return Shipment(self._api, store, Target.of_host(self._host, lock.python), self._progress, env.base)
 
     def _put(self, made: _Plan, lock: Lock, shipped: set[str]) -> Deployed:
         request, python = made.request, made.python
@@ -419,14 +355,6 @@ class Deployer:
 def _same_python(asked: str, kept: str) -> bool:
     shorter = min(len(asked.split(".")), len(kept.split(".")))
     return asked.split(".")[:shorter] == kept.split(".")[:shorter]
-
-
-def _place(url: str) -> tuple[str, str]:
-    """What URLs that one probe can stand for have in common."""
-    parts = urlsplit(url)
-    if parts.hostname == "files.pythonhosted.org":
-        return parts.netloc, ""
-    return parts.netloc, parts.path.rpartition("/")[0]
 
 
 def _is_network(error: InstallFailed) -> bool:

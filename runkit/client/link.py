@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from runkit.client.api import Api
@@ -109,8 +109,10 @@ class Link:
                 self._deployer = Deployer(self.api, self.api.json("GET", "/v1/status"))
             self._deployer._progress = progress
 
+            digests = {root.id: root.digest for root in synced}
+
             def sync(one: SyncedRoot) -> None:
-                self.sync(*scanned[one.id], progress)
+                digests[one.id] = self.sync(*scanned[one.id], progress)
 
             deployed = self._deployer.send(env, synced, working_dir=working_dir, sync=sync, force=force)
             if deployed.lost_keys:
@@ -120,7 +122,7 @@ class Link:
                         "warning": f"the process of env {deployed.name!r} was replaced; stored objects that went with it: {lost}"
                     }
                 )
-            return deployed, [_named(root, root.digest) for root in synced]
+            return deployed, [_named(root, digests[root.id]) for root in synced]
 
     def sync_only(self, roots: Sequence[Root]) -> list[dict[str, Any]]:
         """Bring roots up to date for an env that is there; gives them as calls name them."""
@@ -130,22 +132,30 @@ class Link:
             scanned = [(root, scan(root)) for root in roots]
             asked = [{"id": root.id, "digest": manifest.digest} for root, manifest in scanned]
             there = self.api.json("POST", "/v1/ensure", {"env": None, "roots": asked})["roots"]
-            for root, manifest in scanned:
-                if not there.get(root.id):
-                    self.sync(root, manifest, progress)
-            return [_named(root, manifest.digest) for root, manifest in scanned]
+            return [
+                _named(root, manifest.digest if there.get(root.id) else self.sync(root, manifest, progress))
+                for root, manifest in scanned
+            ]
 
-    def sync(self, root: Root, manifest: Manifest | None, progress: Progress) -> None:
-        """Bring the mirror of one root up to date."""
+    def sync(self, root: Root, manifest: Manifest | None, progress: Progress) -> str:
+        """Bring the mirror of one root up to date; gives the digest of what it holds now."""
         address = f"/v1/roots/{root.id}"
+
+        def apply(pieces: Iterator[bytes], length: int) -> dict[str, Any]:
+            answer = self.api.upload("POST", f"{address}/apply", pieces, length)
+            for path in answer.get("aside", ()):
+                progress({"warning": f"{path} stood over there where a synced file belongs; it was set aside, not deleted"})
+            return answer
+
         progress({"phase": f"sync {root.path.name}"})
-        upload(
+        sent = upload(
             root,
             lambda body: self.api.json("POST", f"{address}/plan", body)["need"],
-            lambda pieces, length: self.api.upload("POST", f"{address}/apply", pieces, length),
+            apply,
             manifest,
             lambda what, done, total: progress({"phase": f"sync {root.path.name}", "done": done, "total": total}),
         )
+        return sent.manifest.digest
 
     def close(self) -> None:
         """Close the connections; envs, objects and running calls stay as they are."""

@@ -8,8 +8,8 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from runkit.errors import CallError, ConnectionLost, EnvNotFound, WorkerDied
-from runkit.wire import frames
+from runkit.errors import CallError, ConnectionLost, EnvNotFound, RunkitError, WorkerDied
+from runkit.wire import frames, problems
 from runkit.wire.frames import Decoder, Frame
 from runkit.wire.lane import Lane
 from runkit.wire.streams import read_blob, read_one, spawn
@@ -152,8 +152,11 @@ class Session:
     def ended(self, closed: dict[str, Any]) -> None:
         """The server says that the worker's side has ended; every call here ends with the reason."""
         reason = closed.get("reason", "died")
-        if reason == "unknown":
-            error: CallError | EnvNotFound = EnvNotFound(
+        problem = closed.get("error")
+        if problem and problem.get("type") != "EnvNotFound":
+            error: RunkitError = problems.from_json(problem)
+        elif reason == "unknown":
+            error = EnvNotFound(
                 f"cluster {self._connection.name!r} has no env {self.env!r}; send it with env.to(cluster) or fn.to(cluster, env=...)"
             )
         else:

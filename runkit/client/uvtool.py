@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import uv
 
 from runkit.errors import EnvError
+from runkit.model.digest import digest
+from runkit.model.package import without_credentials
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 # Settings of another tool's virtual environment or project that must not steer what is resolved for a host.
 _FOREIGN = ("VIRTUAL_ENV", "CONDA_PREFIX", "UV_PROJECT", "UV_PYTHON", "UV_SYSTEM_PYTHON", "PYTHONHOME", "PYTHONPATH")
+
+# Settings of uv that do not change what is resolved.
+_HARMLESS = {
+    "UV_CACHE_DIR",
+    "UV_NO_PROGRESS",
+    "UV_LINK_MODE",
+    "UV_CONCURRENT_DOWNLOADS",
+    "UV_PROJECT_ENVIRONMENT",
+    "UV",
+}
 
 
 @functools.cache
@@ -54,3 +73,40 @@ def explanation(stderr: str) -> str:
     lines = [line for line in stderr.splitlines() if not line.startswith(("warning:", "Using Python", "Resolved"))]
     # uv writes "error: ..." and "  cause: ..." with what follows indented to the cause's text.
     return "\n".join(re.sub(r"^(error: |  cause: | {9})", "", line) for line in lines).strip()
+
+
+def index_settings(cwd: str | Path) -> str:
+    """A digest of what steers resolution besides the requirements: uv's variables and configuration files, without credentials."""
+    names = [name for name in os.environ if name.startswith("UV_") and name not in _HARMLESS]
+    names = [name for name in names if not re.search("PASSWORD|USERNAME|TOKEN", name)]
+    found: dict[str, Any] = {name: without_credentials(os.environ[name]) for name in sorted(names)}
+    for name, content in configurations(cwd):
+        found[name] = without_credentials(json.dumps(content, sort_keys=True, default=str))
+    return digest(found)
+
+
+def configurations(cwd: str | Path) -> list[tuple[str, dict[str, Any]]]:
+    """Names and contents of the uv configuration files that count in a folder, most particular first."""
+    found = []
+    for path in _configuration_files(Path(cwd)):
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # uv itself says what is wrong with it
+        if path.name == "pyproject.toml":
+            content = content.get("tool", {}).get("uv", {})
+        if content:
+            found.append((path.name, content))
+    return found
+
+
+def _configuration_files(cwd: Path) -> list[Path]:
+    """The uv configuration files that count, most particular first, as uv looks for them."""
+    found = []
+    for folder in (cwd, *cwd.parents):
+        here = [folder / name for name in ("uv.toml", "pyproject.toml") if (folder / name).is_file()]
+        if here:
+            found.append(here[0])
+            break
+    user = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "uv" / "uv.toml"
+    return found + [path for path in (user, Path("/etc/uv/uv.toml")) if path.is_file()]

@@ -112,7 +112,9 @@ class WheelStore:
                 if not target.is_this_python:
                     return None
                 said = without_credentials("\n".join(explanation(done.stderr).splitlines()[-_LAST_LINES:]))
-                raise InstallFailed(f"{package.name} {package.version} has no wheel and could not be built:\n{said}", said)
+                raise InstallFailed(
+                    f"{package.name} {package.version} has no wheel and could not be built:\n{said}", said
+                )
             wheel = wheels[0]
             portable = wheel.name.endswith("-none-any.whl")
             if not portable and not target.is_this_python:

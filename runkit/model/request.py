@@ -128,7 +128,7 @@ def _parse(line: str) -> Requirement | None:
 
 def _satisfied(line: str, older: str, installed: Mapping[str, str]) -> bool:
     wanted, present = _parse(line), _parse(older)
-    if wanted is None or present is None or wanted.url or wanted.marker:
+    if "--hash" in line or wanted is None or present is None or wanted.url or wanted.marker:
         return False
     version = installed.get(canonicalize_name(wanted.name))
     return (

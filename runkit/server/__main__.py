@@ -17,7 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its last line on standard output is JSON."""
     parser = argparse.ArgumentParser(prog="python -m runkit.server", description="runkit's server on this host.")
     parser.add_argument("command", choices=("start", "stop", "status", "serve"))
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="the server's port on 127.0.0.1 (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help="the server's port on 127.0.0.1 (default: %(default)s)"
+    )
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.command == "serve":
@@ -26,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return serve(given.port, given.ready_fd)
     try:
         if given.command == "start":
-            answer = lifecycle.start(given.port, _say)
+            answer = {"ready": lifecycle.start(given.port, _say)}
         elif given.command == "stop":
             answer = {"stopped": lifecycle.stop(given.port, _say)}
         else:

@@ -1,4 +1,4 @@
-"""Calls with JSON arguments and results, for curl and for other languages. The server never looks into a pickle: JSON goes to the worker."""
+"""Calls with JSON arguments and results, for curl and other languages. The JSON goes to the worker as it is."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ async def call(request: web.Request) -> web.Response:
     timeout = float(asked.get("timeout") or LONGEST)
     target = {"key": key, "method": method}
     try:
-        return await asyncio.wait_for(_call(head, env, target, json.dumps({"args": args, "kwargs": kwargs}).encode()), timeout)
+        return await asyncio.wait_for(
+            _call(head, env, target, json.dumps({"args": args, "kwargs": kwargs}).encode()), timeout
+        )
     except (TimeoutError, asyncio.TimeoutError):
         raise CallTimeout(f"{key}.{method or '__call__'} in env {env!r} did not end within {timeout:g} s") from None
 
@@ -49,9 +51,17 @@ async def _call(head: Head, env: str, target: dict[str, Any], arguments: bytes) 
     except OSError as error:
         raise ServerError(f"the worker of env {env!r} has just ended: {error}") from error
     try:
-        hello = {"session": f"http-{secrets.token_hex(8)}", "lane": "main", "inline": True, "received": 0, "client": "http"}
+        hello = {
+            "session": f"http-{secrets.token_hex(8)}",
+            "lane": "main",
+            "inline": True,
+            "received": 0,
+            "client": "http",
+        }
         writer.write(frames.encode(frames.HELLO, meta=hello))
-        writer.write(frames.encode(frames.CALL, 1, {"target": target, "log": 0}, [arguments], seq=1, flags=frames.FLAG_JSON))
+        writer.write(
+            frames.encode(frames.CALL, 1, {"target": target, "log": 0}, [arguments], seq=1, flags=frames.FLAG_JSON)
+        )
         items: list[Any] = []
         async for frame in _frames(reader):
             if frame.kind == frames.STARTED and frame.meta.get("gen"):
@@ -65,7 +75,10 @@ async def _call(head: Head, env: str, target: dict[str, Any], arguments: bytes) 
                 return web.json_response({"error": _failure(frame.meta.get("failure") or {})}, status=500)
         death = await head.envs.death(env, worker["generation"])
         how = f" ({death['signal'] or death['exitcode']})" if death else ""
-        return web.json_response({"error": problems.to_json(ServerError(f"the worker of env {env!r} ended during the call{how}"))}, status=502)
+        return web.json_response(
+            {"error": problems.to_json(ServerError(f"the worker of env {env!r} ended during the call{how}"))},
+            status=502,
+        )
     except asyncio.CancelledError:
         writer.write(frames.encode(frames.CANCEL, 1, {"why": "timeout"}, seq=3))
         raise
@@ -77,7 +90,11 @@ async def _call(head: Head, env: str, target: dict[str, Any], arguments: bytes) 
 def _failure(failure: dict[str, Any]) -> dict[str, Any]:
     """A remote exception for readers of JSON."""
     first = (failure.get("chain") or [{}])[0]
-    return {"type": first.get("type", "RemoteError"), "message": first.get("text", ""), "output": first.get("formatted", "")}
+    return {
+        "type": first.get("type", "RemoteError"),
+        "message": first.get("text", ""),
+        "output": first.get("formatted", ""),
+    }
 
 
 async def _frames(reader: asyncio.StreamReader) -> AsyncIterator[frames.Frame]:

@@ -25,15 +25,17 @@ async def docs(request: web.Request) -> web.Response:
     rows = []
     for path, methods in describe(request.app)["paths"].items():
         for method, operation in methods.items():
-            rows.append(f"<tr><td>{method.upper()}</td><td><code>{html.escape(path)}</code></td><td>{html.escape(operation['summary'])}</td></tr>")
+            rows.append(
+                f"<tr><td>{method.upper()}</td><td><code>{html.escape(path)}</code></td><td>{html.escape(operation['summary'])}</td></tr>"
+            )
     page = (
         "<!doctype html><meta charset=utf-8><title>runkit server</title>"
         "<style>body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}td{padding:.2em .8em .2em 0;vertical-align:top}"
         "pre{background:#f3f3f3;padding:1em;overflow:auto}</style>"
         f"<h1>runkit server {html.escape(__version__)}</h1><p>Every request carries the server's token; the description for programs is at "
         "<a href=/openapi.json>/openapi.json</a>.</p><pre>"
-        "curl -H \"Authorization: Bearer $(cat ~/.runkit/servers/32300/token)\" http://127.0.0.1:32300/v1/status\n"
-        "curl -H \"Authorization: Bearer $TOKEN\" -d '{\"args\": [3]}' http://127.0.0.1:32300/v1/envs/np_env/call/trainer/step</pre>"
+        'curl -H "Authorization: Bearer $(cat ~/.runkit/servers/32300/token)" http://127.0.0.1:32300/v1/status\n'
+        'curl -H "Authorization: Bearer $TOKEN" -d \'{"args": [3]}\' http://127.0.0.1:32300/v1/envs/np_env/call/trainer/step</pre>'
         f"<table>{''.join(rows)}</table>"
     )
     return web.Response(text=page, content_type="text/html")
@@ -51,11 +53,15 @@ def describe(app: web.Application) -> dict[str, Any]:
         operation: dict[str, Any] = {
             "summary": summary,
             "parameters": [
-                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in re.findall(r"{(\w+)}", path)
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+                for name in re.findall(r"{(\w+)}", path)
             ],
             "responses": {
                 "200": {"description": "It worked."},
-                "default": {"description": "An error.", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}},
+                "default": {
+                    "description": "An error.",
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+                },
             },
         }
         if more.strip():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -25,12 +26,12 @@ async def ensure(request: web.Request) -> web.Response:
     """Whether an env and the mirrors of some roots are what the client wants them to be: the one question of an unchanged `.to()`."""
     head = request.app[HEAD]
     asked = await body(request)
-    env = asked.get("env") or {}
-    name = env.get("name") or DEFAULT_ENV
-    state = head.envs.ask_state(name, env.get("request"))
-    answer: dict[str, Any] = {"env": state, "roots": {}, "worker": None}
-    if state == "ready":
-        answer["worker"] = await head.envs.worker(name)
+    answer: dict[str, Any] = {"env": None, "roots": {}, "worker": None}
+    if env := asked.get("env"):
+        name = env.get("name") or DEFAULT_ENV
+        answer["env"] = head.envs.ask_state(name, env.get("request"))
+        if answer["env"] == "ready":
+            answer["worker"] = await head.envs.worker(name)
     roots = asked.get("roots") or []
     if roots:
         answer["roots"] = await asyncio.to_thread(_present, head, roots)
@@ -44,7 +45,7 @@ def _present(head: Head, roots: list[dict[str, str]]) -> dict[str, bool]:
 @routes.get("/v1/envs")
 async def list_envs(request: web.Request) -> web.Response:
     """All envs."""
-    return web.json_response({"envs": request.app[HEAD].status()["envs"]})
+    return web.json_response({"envs": (await request.app[HEAD].status())["envs"]})
 
 
 @routes.get("/v1/envs/{name}/spec")
@@ -93,11 +94,32 @@ async def delete(request: web.Request) -> web.Response:
 
 @routes.post("/v1/envs/{name}/restart")
 async def restart(request: web.Request) -> web.Response:
-    """Replace the env's worker; with {"generation": n} only that one."""
+    """Replace the env's worker; with {"generation": n} only that one, with {"only_if_alone": true} only if it runs one call at most."""
     asked = await body(request)
     head = request.app[HEAD]
     why = str(asked.get("why") or "a client asked for it")
+    if asked.get("only_if_alone"):
+        worker = await head.envs.worker(request.match_info["name"])
+        if await asyncio.to_thread(_running, worker["socket"]) > 1:
+            return web.json_response({"lost": [], "replaced": False})
     return web.json_response(await head.envs.restart(request.match_info["name"], why, asked.get("generation")))
+
+
+@routes.post("/v1/envs/{name}/replace")
+async def replace(request: web.Request) -> web.Response:
+    """Replace the env's worker if it is still the one of {"generation"}; with {"only_if_alone"} only while at most one call runs in it."""
+    asked = await body(request)
+    head = request.app[HEAD]
+    name = request.match_info["name"]
+    before = head.envs.get(name).worker
+    if before is None or asked.get("generation") not in (None, before["generation"]):
+        return web.json_response({"replaced": False, "lost": []})
+    if asked.get("only_if_alone"):
+        state = await head.envs.look(name)
+        if (state["worker"] or {}).get("running", 0) > 1:
+            return web.json_response({"replaced": False, "lost": []})
+    done = await head.envs.restart(name, str(asked.get("why") or "a client asked for it"), before["generation"])
+    return web.json_response({"replaced": (done["worker"] or {}).get("generation") != before["generation"], **done})
 
 
 @routes.get("/v1/envs/{name}/log")
@@ -107,6 +129,14 @@ async def log(request: web.Request) -> web.Response:
     name = head.envs.get(request.match_info["name"]).name
     lines = max(1, min(100_000, int(request.query.get("lines", 200))))
     return web.Response(text=await asyncio.to_thread(_tail, head.settings.log / f"{name}.log", lines))
+
+
+def _running(socket: str) -> int:
+    """How many calls a worker runs, from the small file that it keeps beside its socket even while it cannot answer."""
+    try:
+        return int.from_bytes(Path(socket + ".running").read_bytes()[:8], "little")
+    except OSError:
+        return 0
 
 
 def _tail(path: Any, lines: int) -> str:

@@ -30,7 +30,7 @@ def make_app(head: Head, token: str) -> web.Application:
 
 async def status(request: web.Request) -> web.Response:
     """What runs here."""
-    return web.json_response(request.app[HEAD].status())
+    return web.json_response(await request.app[HEAD].status())
 
 
 async def shutdown(request: web.Request) -> web.Response:

@@ -52,9 +52,21 @@ def ensure(settings: Settings) -> None:
     python = path / "bin" / "python"
     constraints = path / "constraints.txt"
     constraints.write_text("\n".join(pins) + "\n")
-    install = [uv, "pip", "install", "--quiet", "--no-config", "--python", str(python), "--constraint", str(constraints)]
+    install = [
+        uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--no-config",
+        "--python",
+        str(python),
+        "--constraint",
+        str(constraints),
+    ]
     shipped = settings.home / "wheels" / "base"
-    sources = [["--offline"], []] if not shipped.is_dir() else [["--offline", "--no-index", "--find-links", str(shipped)]]
+    sources = (
+        [["--offline"], []] if not shipped.is_dir() else [["--offline", "--no-index", "--find-links", str(shipped)]]
+    )
     for number, source in enumerate(sources, 1):  # what built the base is in uv's cache still, as a rule
         try:
             _run([*install, *source, f"ray=={version('ray')}"])

@@ -49,7 +49,15 @@ class Env:
 
     def summary(self, keys: list[str]) -> dict[str, Any]:
         """What the server's status says about it."""
-        word = "installing" if self.installing else "ready" if self.worker else "stopped" if self.servlet is None else "dead"
+        word = (
+            "installing"
+            if self.installing
+            else "ready"
+            if self.worker
+            else "stopped"
+            if self.servlet is None
+            else "dead"
+        )
         return {
             "state": word, "build": self.plan.get("build"), "request": self.plan.get("request"), "python": self.plan.get("python"),
             "worker": self.worker, "keys": keys, "compute": self.plan.get("compute") or {}, "restarts": self.state["restarts"],
@@ -65,7 +73,12 @@ class Envs:
         order: passes an order to an env's worker: (env, generation, order).
     """
 
-    def __init__(self, settings: Settings, lost_keys: Callable[[str], list[str]], order: Callable[[str, int, dict[str, Any]], Any]):
+    def __init__(
+        self,
+        settings: Settings,
+        lost_keys: Callable[[str], list[str]],
+        order: Callable[[str, int, dict[str, Any]], Any],
+    ):
         self._settings = settings
         self._lost_keys = lost_keys
         self._order = order
@@ -108,10 +121,20 @@ class Envs:
         while env.worker is None:
             left = deadline - time.monotonic()
             if left <= 0 or (env.state["failure"] and not env.installing):
-                raise EnvError(f"the worker of env {name!r} does not come up:\n{env.state['failure'] or 'it was not ready in time'}")
+                raise EnvError(
+                    f"the worker of env {name!r} does not come up:\n{env.state['failure'] or 'it was not ready in time'}"
+                )
             with suppress(TimeoutError, asyncio.TimeoutError):
                 await asyncio.wait_for(env.changed.wait(), left)
         return env.worker
+
+    async def look(self, name: str) -> dict[str, Any]:
+        """The env's state as its servlet sees it at this moment: memory and running calls too."""
+        env = self.get(name)
+        if env.servlet is not None:
+            with suppress(RunkitError):
+                env.hear(await env.servlet.ask("state"))
+        return env.state
 
     def ask_state(self, name: str, request: str | None) -> str:
         """How the env compares with what a client wants: "ready", "changed" or "missing"."""
@@ -177,7 +200,9 @@ class Envs:
         finally:
             env.installing = False
 
-    async def _installed(self, env: Env, plan: dict[str, Any], done: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
+    async def _installed(
+        self, env: Env, plan: dict[str, Any], done: dict[str, Any], before: dict[str, Any] | None
+    ) -> dict[str, Any]:
         order = done.pop("switch", None)
         lost: list[str] = []
         if order is not None:
@@ -186,7 +211,11 @@ class Envs:
             except (ServerError, TypeError) as error:
                 log.warning("env %r: the worker could not be switched (%s): it is replaced", env.name, error)
                 assert env.servlet is not None  # it has just installed
-                done = {**done, **await env.servlet.ask("replace", "the worker could not be switched"), "replaced_worker": True}
+                done = {
+                    **done,
+                    **await env.servlet.ask("replace", "the worker could not be switched"),
+                    "replaced_worker": True,
+                }
         if before is not None and done["worker"] and before["generation"] != done["worker"]["generation"]:
             done["replaced_worker"] = True
             lost = self._lost_keys(env.name)
@@ -203,7 +232,9 @@ class Envs:
         if compute:
             never, _ = await asyncio.to_thread(servlets.missing_resources, compute)
             if never:
-                there = ", ".join(f"{kind}: {compute[kind]} asked for, {amount:g} in the cluster" for kind, amount in never.items())
+                there = ", ".join(
+                    f"{kind}: {compute[kind]} asked for, {amount:g} in the cluster" for kind, amount in never.items()
+                )
                 raise UsageError(f"env {env.name!r} asks for more than the cluster has: {there}")
         await self._drop_servlet(env)
         servlet = await asyncio.to_thread(servlets.create, self._settings, env.name, compute, self.ray_lost)

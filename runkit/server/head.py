@@ -57,7 +57,9 @@ class Head:
             RunkitError: Ray did not come up, or the default env did not.
         """
         self._control = await self.directory.listen(self.settings.control)
-        _, _ = await asyncio.gather(asyncio.to_thread(self.ray.connect), asyncio.to_thread(default_env.ensure, self.settings))
+        _, _ = await asyncio.gather(
+            asyncio.to_thread(self.ray.connect), asyncio.to_thread(default_env.ensure, self.settings)
+        )
         self.ray.watch()
         self.envs.ray_is_up()
         if self.ray.adopted:
@@ -74,7 +76,9 @@ class Head:
         if self.ending.is_set():
             return
         running = self.envs.ray_died()
-        self.trouble = f"Ray ended at {time.strftime('%H:%M:%S')}; it and the envs {', '.join(running)} are being started again"
+        self.trouble = (
+            f"Ray ended at {time.strftime('%H:%M:%S')}; it and the envs {', '.join(running)} are being started again"
+        )
         log.error("%s", self.trouble)
         self.spawn(self._rebuild(running))
 
@@ -134,8 +138,9 @@ class Head:
 
     # -- status
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """What `GET /v1/status` answers."""
+        await asyncio.gather(*(self.envs.look(name) for name in self.envs.names()))
         settings = self.settings
         keys = self.directory.keys()
         by_env: dict[str, list[str]] = {}
@@ -151,7 +156,12 @@ class Head:
             "home": str(settings.home),
             "log": str(settings.log),
             "host": host_facts(settings),
-            "ray": {"version": self.ray.version, "address": address(settings), "up": self.ray.connected, "trouble": self.trouble},
+            "ray": {
+                "version": self.ray.version,
+                "address": address(settings),
+                "up": self.ray.connected,
+                "trouble": self.trouble,
+            },
             "envs": {name: self.envs.get(name).summary(by_env.get(name, [])) for name in self.envs.names()},
             "clients": [client.as_json() for client in self.clients],
         }
@@ -161,5 +171,3 @@ def server_process(settings: Settings) -> ProcessId | None:
     """The server on this port, as the runtime folder knows it, if it runs."""
     found = ProcessId.from_json(settings.read_state().get("server"))
     return found if found is not None and found.alive() else None
-
-

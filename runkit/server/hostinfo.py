@@ -18,7 +18,7 @@ _PYTHON = re.compile(r"python3\.(\d+)")
 
 def host_facts(settings: Settings) -> dict[str, Any]:
     """{system, machine, glibc, pythons, cpus, memory, name}."""
-    return {**_fixed_facts(), "pythons": {version: path for version, path in pythons(settings).items()}}
+    return {**_fixed_facts(), "pythons": dict(pythons(settings).items())}
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def pythons(settings: Settings) -> dict[str, str]:
 
 
 def find_python(settings: Settings, version: str) -> dict[str, Any]:
-    """An interpreter of that version ("3.12", "3.12.4"), {path, version}: on the host, else fetched by uv; the path is None if none can be had."""
+    """An interpreter of that version ("3.12", "3.12.4"), {path, version}: the host's, else fetched by uv; else path None."""
     minor = ".".join(version.split(".")[:2])
     if (path := pythons(settings).get(minor)) and (exact := exact_version(path)) and _fits(exact, version):
         return {"path": path, "version": exact}
@@ -66,10 +66,14 @@ def _ask_uv(settings: Settings, version: str, install: bool) -> str | None:
     try:
         if install:
             command = [uv, "python", "install", "--quiet", "--no-bin", version]
-            if subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=180).returncode:
+            if subprocess.run(
+                command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=180
+            ).returncode:
                 return None
-        command = [uv, "python", "find", "--quiet", "--no-project", "--system", "--no-python-downloads", version]
-        found = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+        command = [uv, "python", "find", "--no-project", "--system", "--no-python-downloads", version]
+        found = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     path = found.stdout.strip()

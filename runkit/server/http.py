@@ -40,7 +40,11 @@ def token_check(token: str) -> Any:
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(given, expected):
-            return problem(errors.NotAuthorized("this server wants its token: `Authorization: Bearer …`, from the file `token` in its folder"))
+            return problem(
+                errors.NotAuthorized(
+                    "this server wants its token: `Authorization: Bearer …`, from the file `token` in its folder"
+                )
+            )
         return await handler(request)
 
     return check
@@ -64,14 +68,23 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         raise
     except Exception as error:
         log.exception("%s %s", request.method, request.path)
-        return problem(errors.ServerError(f"the server failed at {request.method} {request.path} ({type(error).__name__}: {error})"), 500)
+        return problem(
+            errors.ServerError(
+                f"the server failed at {request.method} {request.path} ({type(error).__name__}: {error})"
+            ),
+            500,
+        )
 
 
 def problem(error: BaseException, status: int | None = None) -> web.Response:
     """An error as a response."""
     if status is None:
         status = next(code for kind, code in _STATUS if isinstance(error, kind))
-    return web.json_response({"error": problems.to_json(error)}, status=status, headers={"WWW-Authenticate": "Bearer"} if status == 401 else None)
+    return web.json_response(
+        {"error": problems.to_json(error)},
+        status=status,
+        headers={"WWW-Authenticate": "Bearer"} if status == 401 else None,
+    )
 
 
 async def body(request: web.Request) -> dict[str, Any]:

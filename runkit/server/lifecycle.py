@@ -72,13 +72,21 @@ def _settle_with_running(settings: Settings, running: ProcessId, say: Say) -> di
         return None
     if status["code"] == settings.code_digest:
         say(f"the server is running already (process {status['pid']})")
-        return {"port": settings.port, "pid": status["pid"], "code": status["code"], "token": str(settings.token), "fresh": False}
+        return {
+            "port": settings.port,
+            "pid": status["pid"],
+            "code": status["code"],
+            "token": str(settings.token),
+            "fresh": False,
+        }
     if reason := why_busy(status):
         raise VersionMismatch(
             f"the server on port {settings.port} runs another version of runkit ({status['version']}, code {status['code'][:12]}) and is in "
             f"use: {reason}. Ask them to disconnect, or stop it (`runkit server stop --port {settings.port}`, or cluster.stop_server())."
         )
-    say(f"the server runs another version of runkit ({status['version']}, code {status['code'][:12]}) and nobody uses it: it is replaced")
+    say(
+        f"the server runs another version of runkit ({status['version']}, code {status['code'][:12]}) and nobody uses it: it is replaced"
+    )
     stop(settings.port, say)
     return None
 
@@ -98,11 +106,24 @@ def why_busy(status: Mapping[str, Any]) -> str:
 
 def _spawn(settings: Settings) -> dict[str, Any]:
     ready_read, ready_write = os.pipe()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHON", "RUNKIT_WORKER"))}
-    environment.update(PYTHONPATH=str(settings.code), RUNKIT_HOME=str(settings.home), RUNKIT_RUNTIME_DIR=str(settings.runtime.parent))
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHON", "RUNKIT_WORKER"))
+    }
+    environment.update(
+        PYTHONPATH=str(settings.code), RUNKIT_HOME=str(settings.home), RUNKIT_RUNTIME_DIR=str(settings.runtime.parent)
+    )
     with open(settings.log / "server.out", "ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "runkit.server", "serve", "--port", str(settings.port), "--ready-fd", str(ready_write)],
+            [
+                sys.executable,
+                "-m",
+                "runkit.server",
+                "serve",
+                "--port",
+                str(settings.port),
+                "--ready-fd",
+                str(ready_write),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -200,7 +221,10 @@ def ask(settings: Settings, method: str, path: str, body: Mapping[str, Any] | No
     try:
         token = settings.token.read_text().strip()
         connection.request(
-            method, path, None if body is None else json.dumps(body), {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            method,
+            path,
+            None if body is None else json.dumps(body),
+            {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
         )
         answer = json.loads(connection.getresponse().read())
     except (http.client.HTTPException, ValueError) as error:
@@ -237,7 +261,7 @@ def check_ports(settings: Settings, only_server: bool = False) -> None:
 
 
 def _holder(port: int) -> str:
-    """" by process 123 (name)", where this user may see that."""
+    """ " by process 123 (name)", where this user may see that."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with suppress(OSError), open(table) as file:

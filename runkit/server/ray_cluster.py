@@ -132,7 +132,9 @@ class RayCluster:
         line = head.stdout.readline()
         if not line:
             status = head.wait()
-            raise ServerError(f"Ray did not start (status {status}); its messages are in {self._settings.log / 'ray.log'}")
+            raise ServerError(
+                f"Ray did not start (status {status}); its messages are in {self._settings.log / 'ray.log'}"
+            )
         self.session = json.loads(line)["session"]
         assert self.head is not None
         self._settings.write_state(ray={"head": self.head.as_json(), "session": self.session})
@@ -232,4 +234,3 @@ def _object_store_memory() -> int:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     shared: Any = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else _STORE_MOST
     return max(80 << 20, min(_STORE_MOST, memory // 10, int(shared * 0.8)))
-

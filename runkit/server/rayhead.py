@@ -31,7 +31,10 @@ class Head(ray._private.node.Node):
     def start_raylet(self, *arguments: Any, **options: Any) -> None:
         """Start it, and say so at once: what comes after this in Ray's own start is a wait that looks once a second."""
         super().start_raylet(*arguments, **options)
-        print(json.dumps({"gcs": self.gcs_address, "node": self.node_id, "session": self.get_session_dir_path()}), flush=True)
+        print(
+            json.dumps({"gcs": self.gcs_address, "node": self.node_id, "session": self.get_session_dir_path()}),
+            flush=True,
+        )
 
 
 def main() -> None:

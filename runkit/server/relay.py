@@ -45,7 +45,13 @@ class Client:
         self.calls = 0
 
     def as_json(self) -> dict[str, Any]:
-        return {"id": self.id, "address": self.address, "session": self.session, "since": round(self.since, 3), "calls": self.calls}
+        return {
+            "id": self.id,
+            "address": self.address,
+            "session": self.session,
+            "since": round(self.since, 3),
+            "calls": self.calls,
+        }
 
 
 class Route(asyncio.Protocol):
@@ -154,19 +160,26 @@ class Relay:
                 raise ValueError(f"route {number} is not free")
             route = self._routes[number] = Route(self, number, str(wanted["env"]))
             self.client.calls += 1
-            self._spawn(self._open(route))
+            self._spawn(self._open(route, wanted.get("generation")))
         elif wanted := message.get("close"):
             closed = self._routes.pop(int(wanted["route"]), None)
             if closed is not None:
                 closed.close()
 
-    async def _open(self, route: Route) -> None:
-        """Connect a route; where its worker has just died, to the next one."""
+    async def _open(self, route: Route, known: int | None) -> None:
+        """Connect a route; where its worker has just died, to the next one.
+
+        A client that was cut off names the generation it `known`: if that worker has gone meanwhile, it has to hear of it.
+        """
         loop = asyncio.get_running_loop()
         why: dict[str, Any] = {"reason": "unknown"}
         for attempt in range(20):
             try:
                 worker = await self._worker(route.env)
+                if known is not None and known != worker["generation"]:
+                    route.generation = known
+                    await self._report(route)
+                    return
                 route.generation = worker["generation"]
                 await loop.create_unix_connection(lambda: route, worker["socket"])
             except RunkitError as error:
@@ -179,7 +192,8 @@ class Relay:
             if route.ended:  # the client closed it meanwhile
                 route.close()
             else:
-                await self._tell({"opened": {"route": route.number, "generation": worker["generation"], "pid": worker["pid"]}})
+                opened = {name: worker[name] for name in ("generation", "pid", "socket")}
+                await self._tell({"opened": {"route": route.number, **opened}})
             return
         self._routes.pop(route.number, None)
         await self._tell({"closed": {"route": route.number, "env": route.env, "generation": route.generation, **why}})
@@ -192,8 +206,14 @@ class Relay:
         death = await self._death(route.env, route.generation)
         if self._routes.get(route.number) is route:
             del self._routes[route.number]
-            told = {name: death[name] for name in ("reason", "exitcode", "signal", "stderr", "oom", "pid")} if death else {"reason": "unknown"}
-            await self._tell({"closed": {"route": route.number, "env": route.env, "generation": route.generation, **told}})
+            told = (
+                {name: death[name] for name in ("reason", "exitcode", "signal", "stderr", "oom", "pid")}
+                if death
+                else {"reason": "died"}
+            )
+            await self._tell(
+                {"closed": {"route": route.number, "env": route.env, "generation": route.generation, **told}}
+            )
 
     async def _tell(self, message: dict[str, Any]) -> None:
         if not self._socket.closed:
@@ -231,7 +251,11 @@ class Relay:
         for route in self._routes.values():
             if route.transport is not None:
                 route.transport.pause_reading()
-        while self._transport is not None and not self._transport.is_closing() and self._transport.get_write_buffer_size() > LOW:
+        while (
+            self._transport is not None
+            and not self._transport.is_closing()
+            and self._transport.get_write_buffer_size() > LOW
+        ):
             await asyncio.sleep(0.001)
         self._paused = False
         for route in self._routes.values():

@@ -45,7 +45,9 @@ def serve(port: int, ready_fd: int | None = None) -> int:
         report.error(PortInUse(f"port {port} is in use: {error}"))
         return 1
     me = ProcessId.of(os.getpid())
-    settings.write_state(server=me.as_json() if me else None, code=settings.code_digest)
+    settings.write_state(
+        server=me.as_json() if me else None, code=settings.code_digest, path=str(settings.code), python=sys.executable
+    )
     # Ray first: it takes longest, and the imports below go on while it starts.
     ray = RayCluster(settings)
     ray.begin()
@@ -70,7 +72,11 @@ async def _main(settings: Settings, listener: socket.socket, report: _Report, ra
     began = time.monotonic()
     head = Head(settings, ray)
     runner = web.AppRunner(
-        make_app(head, ensure_secret(settings.token)), access_log=None, handle_signals=False, shutdown_timeout=1.0, tcp_keepalive=True
+        make_app(head, ensure_secret(settings.token)),
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=1.0,
+        tcp_keepalive=True,
     )
     await runner.setup()
     await web.SockSite(runner, listener, backlog=256).start()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from runkit.errors import EnvError, ServerError
+from runkit.errors import ServerError
 from runkit.server.ray_cluster import NAMESPACE, address, shared_variables
 from runkit.server.settings import Settings
 from runkit.servlet.actor import CONCURRENCY, EnvServlet
@@ -65,7 +64,9 @@ class Servlet:
         try:
             await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                raise ServerError(f"Ray has ended, and the servlet of env {self.name!r} with it; it is being built again")
+                raise ServerError(
+                    f"Ray has ended, and the servlet of env {self.name!r} with it; it is being built again"
+                )
             return task.result()
         finally:
             lost.cancel()
@@ -89,7 +90,7 @@ def create(settings: Settings, name: str, compute: Mapping[str, Any], lost: asyn
 
     place = {
         "home": str(settings.home), "uv": str(settings.uv), "sockets": str(settings.sockets), "control": str(settings.control),
-        "log": str(settings.log), "code": str(settings.code), "mark": settings.mark,
+        "log": str(settings.log), "code": str(settings.code), "vendor": str(settings.vendor), "mark": settings.mark,
         "variables": {
             "RAY_ADDRESS": address(settings), **shared_variables(settings),
             "RUNKIT_HOME": str(settings.home), "RUNKIT_RUNTIME_DIR": str(settings.runtime.parent),
@@ -154,5 +155,3 @@ def generation_now() -> int:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-

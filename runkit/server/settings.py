@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import secrets
@@ -92,10 +93,14 @@ class Settings:
             UsageError: no such port, or the runtime folder's path is too long for sockets.
         """
         if not 1024 <= port <= 65535 - 99:
-            raise UsageError(f"{port} cannot be a server's port: it takes a hundred ports from there, between 1024 and 65535")
+            raise UsageError(
+                f"{port} cannot be a server's port: it takes a hundred ports from there, between 1024 and 65535"
+            )
         settings = cls(port, places.home(), places.server_home(port), places.runtime(port))
         if len(os.fsencode(settings.ray)) + _RAY_SOCKET > SOCKET_BYTES:
-            raise UsageError(f"{settings.runtime} is too long for UNIX sockets: set RUNKIT_RUNTIME_DIR to a shorter path")
+            raise UsageError(
+                f"{settings.runtime} is too long for UNIX sockets: set RUNKIT_RUNTIME_DIR to a shorter path"
+            )
         for folder in (settings.log, settings.envs, settings.sockets):
             places.private(folder)
         return settings
@@ -153,6 +158,21 @@ class Settings:
         return Path(__file__).resolve().parents[2]
 
     @property
+    def vendor(self) -> Path:
+        """A folder with cloudpickle alone in it, for workers whose env has none."""
+        shipped = self.code / "vendor"
+        if shipped.is_dir():
+            return shipped
+        # A checkout: the one installed for this Python serves.
+        spec = importlib.util.find_spec("cloudpickle")
+        folder = self.lasting / "vendor"
+        if spec is not None and spec.origin is not None and not (folder / "cloudpickle").exists():
+            folder.mkdir(exist_ok=True)
+            (folder / "cloudpickle").unlink(missing_ok=True)  # a link that leads nowhere any more
+            (folder / "cloudpickle").symlink_to(Path(spec.origin).parent)
+        return folder
+
+    @property
     def code_digest(self) -> str:
         """What the code folder is named by; "source" for a checkout or an installed package."""
         return self.code.name if self.code.parent.name == "code" else "source"
@@ -202,4 +222,3 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-

@@ -26,7 +26,7 @@ class EnvServlet:
     """One env on its node.
 
     Args:
-        place: the server's folders: home, uv, sockets, control, log, code, mark, and `variables` for every worker.
+        place: the server's folders: home, uv, sockets, control, log, code, vendor, mark, and `variables` for every worker.
         name: the env's name.
         generation: the number of its first worker; higher than any it had before.
     """
@@ -58,8 +58,12 @@ class EnvServlet:
                     events.put({"done": self._install(plan, events.put)})
             except RunkitError as error:
                 events.put({"error": problems.to_json(error)})
-            except Exception as error:  # a disk that is full, a folder that cannot be written: the user has to hear of it
-                events.put({"error": {"type": "InstallFailed", "message": f"{type(error).__name__}: {error}", "output": ""}})
+            except (
+                Exception
+            ) as error:  # a disk that is full, a folder that cannot be written: the user has to hear of it
+                events.put(
+                    {"error": {"type": "InstallFailed", "message": f"{type(error).__name__}: {error}", "output": ""}}
+                )
             finally:
                 events.put(None)
 
@@ -71,7 +75,13 @@ class EnvServlet:
         built = install(plan, home=Path(self._place["home"]), uv=Path(self._place["uv"]), emit=emit)
         spec = self._spec(plan, str(built.python))
         keeper = self._keeper
-        done = {"build": built.build, "created": built.created, "python": str(built.python), "replaced_worker": False, "switch": None}
+        done = {
+            "build": built.build,
+            "created": built.created,
+            "python": str(built.python),
+            "replaced_worker": False,
+            "switch": None,
+        }
         if keeper is None:
             emit({"phase": "start the worker"})
             keeper = Keeper(spec, self._generation)
@@ -100,7 +110,12 @@ class EnvServlet:
             if not had <= gets or _minor(old) != _minor(plan) or read_marker(path) is None:
                 return None
             added = [str(site_packages(path))]
-        return {"op": "switch", "roots": plan.get("roots") or [], "working_dir": plan.get("working_dir"), "paths": added}
+        return {
+            "op": "switch",
+            "roots": plan.get("roots") or [],
+            "working_dir": plan.get("working_dir"),
+            "paths": added,
+        }
 
     def _spec(self, plan: Mapping[str, Any], python: str) -> WorkerSpec:
         place = self._place
@@ -117,14 +132,17 @@ class EnvServlet:
             roots_home=os.path.join(place["home"], "roots"),
             roots=tuple(plan.get("roots") or ()),
             working_dir=plan.get("working_dir"),
-            vendor=os.path.join(place["code"], "vendor"),
+            vendor=place["vendor"],
         )
 
     # -- the worker
 
     def state(self) -> dict[str, Any]:
         """What the keeper says of the worker, with the memory and calls of this moment."""
-        return {**self._keeping().state(), "plan": {name: self._plan.get(name) for name in ("build", "request", "python")}}
+        return {
+            **self._keeping().state(),
+            "plan": {name: self._plan.get(name) for name in ("build", "request", "python")},
+        }
 
     def watch(self, seen: int, seconds: float) -> dict[str, Any]:
         """`state()` as soon as it is another than version `seen`, at the latest after so many seconds."""
@@ -155,7 +173,9 @@ class EnvServlet:
 def _environment(compute: Mapping[str, Any]) -> dict[str, str]:
     """What the worker inherits: what this process was started with, not what Ray has set for its own workers since."""
     with open("/proc/self/environ", "rb") as file:
-        pairs = [entry.partition("=") for entry in file.read().decode(errors="surrogateescape").split("\0") if "=" in entry]
+        pairs = [
+            entry.partition("=") for entry in file.read().decode(errors="surrogateescape").split("\0") if "=" in entry
+        ]
     found = clean_environment({name: value for name, _, value in pairs})
     if compute.get("GPU") is not None:  # who asks for none gets none; who does not ask sees what the host shows
         found["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "") if compute["GPU"] else ""

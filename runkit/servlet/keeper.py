@@ -53,7 +53,9 @@ class Keeper:
             self._adopt(self._launch(self.spec))
         return self.state()
 
-    def replace(self, why: str = "replaced", spec: WorkerSpec | None = None, generation: int | None = None) -> dict[str, Any]:
+    def replace(
+        self, why: str = "replaced", spec: WorkerSpec | None = None, generation: int | None = None
+    ) -> dict[str, Any]:
         """Put a fresh worker in place of the current one, which goes on until the new one listens.
 
         Args:
@@ -129,7 +131,9 @@ class Keeper:
             death = worker.wait()
             worker.sweep()
             how = death.signal or f"exit code {death.exitcode}"
-            raise EnvError(f"the worker of env {spec.env!r} ended while it started ({how}):\n{death.stderr}", death.stderr)
+            raise EnvError(
+                f"the worker of env {spec.env!r} ended while it started ({how}):\n{death.stderr}", death.stderr
+            )
         return worker
 
     def _adopt(self, worker: WorkerProcess) -> None:
@@ -137,7 +141,9 @@ class Keeper:
             self._current = worker
             self._failure = ""
             self._note()
-        threading.Thread(target=self._follow, args=(worker,), name=f"runkit-worker-{worker.generation}", daemon=True).start()
+        threading.Thread(
+            target=self._follow, args=(worker,), name=f"runkit-worker-{worker.generation}", daemon=True
+        ).start()
 
     def _follow(self, worker: WorkerProcess) -> None:
         death = worker.wait()

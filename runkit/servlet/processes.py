@@ -106,7 +106,11 @@ def marked(mark: str) -> list[ProcessId]:
                 environment = b"\0" + file.read()
             at = environment.find(wanted)
             # Marks are made of parts with colons between them: "…/32300:np" must not match "…/32300:np_env".
-            if at >= 0 and environment[at + len(wanted) : at + len(wanted) + 1] in (b"", b"\0", b":") and (process := ProcessId.of(pid)):
+            if (
+                at >= 0
+                and environment[at + len(wanted) : at + len(wanted) + 1] in (b"", b"\0", b":")
+                and (process := ProcessId.of(pid))
+            ):
                 found.append(process)
     return found
 

@@ -190,7 +190,14 @@ class WorkerProcess:
                 os.unlink(path)
         oom = name == "SIGKILL" and self.reason == "died" and _oom_kills() > self._oom_before
         return Death(
-            self.generation, self.pid, self.reason, status if status >= 0 else None, name, self._tail(), oom, round(time.time(), 3)
+            self.generation,
+            self.pid,
+            self.reason,
+            status if status >= 0 else None,
+            name,
+            self._tail(),
+            oom,
+            round(time.time(), 3),
         )
 
     def stop(self, reason: str, gently: float = 1.0) -> None:
@@ -229,7 +236,10 @@ class WorkerProcess:
 
     def _collect_output(self) -> None:
         """What the dead worker could not forward any more goes to the env's log."""
-        with suppress(OSError), open(os.open(self.spec.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as log:
+        with (
+            suppress(OSError),
+            open(os.open(self.spec.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as log,
+        ):
             for fd in self._pipes:
                 os.set_blocking(fd, False)
                 with suppress(BlockingIOError):
@@ -252,7 +262,9 @@ class WorkerProcess:
 def clean_environment(inherited: Mapping[str, str]) -> dict[str, str]:
     """The variables of `inherited` that a worker may see: not those of runkit's server, of Ray or of another Python."""
     return {
-        name: value for name, value in inherited.items() if name in _OWN or (not name.startswith(_FOREIGN) and name != "OMP_NUM_THREADS")
+        name: value
+        for name, value in inherited.items()
+        if name in _OWN or (not name.startswith(_FOREIGN) and name != "OMP_NUM_THREADS")
     }
 
 
@@ -288,10 +300,9 @@ def _oom_kills() -> int:
     """Processes the kernel has ended for want of memory so far, on this host and in this cgroup."""
     total = 0
     for path in ("/proc/vmstat", "/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
-        with suppress(OSError, ValueError):
-            with open(path) as file:
-                for line in file:
-                    name, _, value = line.partition(" ")
-                    if name == "oom_kill":
-                        total += int(value)
+        with suppress(OSError, ValueError), open(path) as file:
+            for line in file:
+                name, _, value = line.partition(" ")
+                if name == "oom_kill":
+                    total += int(value)
     return total

@@ -33,7 +33,6 @@ from runkit.transport.paramiko_login import Route, log_in, route
 from runkit.transport.script import OnOutput, PidFilter, end_group, login_command
 
 CHUNK = 256 * 1024  # bytes
-SILENCE = 15  # seconds without an answer after which the connection is lost
 STDIN, STDOUT = 0, 1  # the process's own, whatever sys.stdin is
 PROHIBITED = 1  # why a channel was not opened (RFC 4254, 5.1)
 
@@ -90,10 +89,7 @@ class Paramiko(Transport):
                 )
             return self._jump._channel((to.address, to.port), self._connect_timeout)
         try:
-            way = relay.dial((to.address, to.port), self._connect_timeout)
-            if hasattr(socket, "TCP_USER_TIMEOUT"):  # paramiko's keepalive wants no answer: let the kernel miss it
-                way.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * SILENCE)
-            return way
+            return relay.dial((to.address, to.port), self._connect_timeout)
         except OSError as error:
             raise HostUnreachable(f"{self.description} cannot be reached: {error.strerror or error}") from error
 
@@ -187,20 +183,23 @@ class Paramiko(Transport):
 
     def shell(self, command: str | None = None) -> int:
         channel = self._session()
-        size = shutil.get_terminal_size()
-        channel.get_pty(os.environ.get("TERM", "vt100"), size.columns, size.lines)
+        if os.isatty(STDIN):
+            size = shutil.get_terminal_size()
+            channel.get_pty(os.environ.get("TERM", "vt100"), size.columns, size.lines)
         if command:
             channel.exec_command(command)
         else:
             channel.invoke_shell()
         with channel, _raw_terminal(channel):
             self._talk(channel)
-        return channel.recv_exit_status()
+            status = channel.recv_exit_status()
+        return status if status >= 0 else 255
 
     @staticmethod
     def _talk(channel: paramiko.Channel) -> None:
         """Between this process's standard streams and the channel, until the channel ends."""
         sources: list[Any] = [channel, STDIN]
+        channel.set_combine_stderr(True)
         while True:
             ready = select.select(sources, [], [])[0]
             if channel in ready:
@@ -208,11 +207,12 @@ class Paramiko(Transport):
                     return
                 os.write(STDOUT, data)
             if STDIN in ready:
-                if data := os.read(STDIN, CHUNK):
-                    channel.sendall(data)
-                else:
-                    channel.shutdown_write()
-                    sources.remove(STDIN)
+                with contextlib.suppress(OSError, EOFError):  # it has ended: the next round sees it
+                    if data := os.read(STDIN, CHUNK):
+                        channel.sendall(data)
+                    else:
+                        sources.remove(STDIN)
+                        channel.shutdown_write()
 
     def _execute(self, script: str, feed: Iterable[bytes] | None, on_output: OnOutput, timeout: float | None) -> int:
         command = login_command(script)

@@ -6,6 +6,8 @@ import getpass
 import os
 import re
 import socket
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from runkit.errors import AuthenticationFailed, HostUnreachable, UsageError
 from runkit.transport import known_hosts
 from runkit.transport.credentials import Credentials
 
+INTERVAL, SILENCE = 5.0, 10.0  # seconds between questions whether the host is there, and to wait for the answer
 DEFAULT_KEYS = ("id_rsa", "id_ecdsa", "id_ed25519")  # in OpenSSH's order
 
 
@@ -131,8 +134,18 @@ def log_in(
         if isinstance(error, (EOFError, paramiko.SSHException)):
             raise HostUnreachable(f"{name} closed the connection while we logged in: {error}") from error
         raise
-    transport.set_keepalive(5)
+    threading.Thread(target=_watch, args=(transport,), name="runkit-alive", daemon=True).start()
     return transport, {"ssh_username": to.user, "ssh_host_key": shown, **worked}
+
+
+def _watch(transport: paramiko.Transport) -> None:
+    """End the connection to a host that has fallen silent; paramiko's own keepalive asks for no answer."""
+    while transport.is_active():
+        silence = threading.Timer(SILENCE, transport.close)
+        silence.start()
+        transport.global_request("keepalive@openssh.com", wait=True)
+        silence.cancel()
+        time.sleep(INTERVAL)
 
 
 def _authenticate(transport: paramiko.Transport, to: Route, name: str) -> dict[str, Any]:

@@ -136,6 +136,7 @@ def test_a_host_that_cannot_fetch_after_all_gets_it_from_here(
     client: Client, host: Host, shop: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host, "blocked", True)
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     client.send(env("e", ["pie"]))
     assert "shipping it from here" in client.warnings[0]
     assert host.run("e", "import pie; print(pie.__version__)") == "1.0"

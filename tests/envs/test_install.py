@@ -15,7 +15,8 @@ import pytest
 import uv
 from packages import Index, sdist, wheel
 
-from runkit.client.lock import Lock, resolve
+from runkit.client.lock import Lock
+from runkit.client.resolve import resolve
 from runkit.client.target import Target
 from runkit.client.wheels import WheelStore
 from runkit.errors import InstallFailed, InterpreterNotFound

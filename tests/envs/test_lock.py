@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from packages import Index, sdist, wheel
 
-from runkit.client.lock import Lock, index_settings, resolve
+from runkit.client.lock import Lock
+from runkit.client.resolve import resolve
 from runkit.client.target import Target
+from runkit.client.uvtool import index_settings
 from runkit.errors import ResolutionFailed, UsageError
 from runkit.model.env import env
 
@@ -149,3 +151,12 @@ def test_no_requirements_need_no_uv(target: Target) -> None:
 def test_source_only_is_told_apart(shop: Index, target: Target, tmp_path: Path) -> None:
     lock = lock_of(["sourdough", str(sdist(tmp_path, "rye", "1.0"))], target)
     assert [package.name for package in lock.sources] == ["rye", "sourdough"]
+
+
+def test_hashes_in_requirements_are_kept_to(shop: Index, target: Target, tmp_path: Path) -> None:
+    right = hashlib.sha256((shop.folder / "simple" / "apple" / "apple-1.0-py3-none-any.whl").read_bytes()).hexdigest()
+    assert lock_of([f"apple==1.0 --hash=sha256:{right}"], target).pairs == [["apple", "1.0"]]
+    with pytest.raises(ResolutionFailed, match=r"no file of apple 1\.0"):
+        lock_of([f"apple==1.0 --hash=sha256:{'0' * 64}"], target)
+    with pytest.raises(ResolutionFailed, match="have none: apple"):
+        lock_of(["--require-hashes", "apple==1.0"], target)

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from packages import Index, index, sdist, wheel
 
-from runkit.client.lock import Artifact, configurations, resolve
+from runkit.client.lock import Artifact
 from runkit.client.logins import Logins
+from runkit.client.resolve import resolve
 from runkit.client.target import Target
+from runkit.client.uvtool import configurations
 from runkit.client.wheels import WheelStore
 from runkit.errors import InstallFailed
 from runkit.model.env import env

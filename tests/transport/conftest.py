@@ -21,7 +21,6 @@ def own_host(spare: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     """Whatever a test did to it, the next one finds it as it was, and does not know its key."""
     monkeypatch.setenv("RUNKIT_KNOWN_HOSTS", str(tmp_path / "own_known_hosts"))
     yield spare
-    spare.mend()
     spare.kill()
     spare.start()
     spare.configure()

@@ -123,7 +123,7 @@ class SSHConformance(TransportConformance):
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(tmp_path / "locked")], check=True
         )
-        with pytest.raises(AuthenticationFailed, match="locked.*passphrase"):
+        with pytest.raises(AuthenticationFailed, match=r"locked.*passphrase"):
             make(host, {**host.ssh_creds, "ssh_private_key": str(tmp_path / "locked")}).open()
 
     def test_unknown_credentials(self, host: Host, make: Callable[..., Transport]) -> None:
@@ -153,7 +153,8 @@ class SSHConformance(TransportConformance):
         first, second = hosts2
         config.write_text(
             f"Host gate\n HostName {first.address}\n Port {first.port}\n User {first.user}\n IdentityFile {first.key}\n"
-            f"Host inner\n HostName {second.address}\n Port {second.port}\n User {second.user}\n IdentityFile {second.key}\n ProxyJump gate\n"
+            f"Host inner\n HostName {second.address}\n Port {second.port}\n User {second.user}\n ProxyJump gate\n"
+            f"Host *\n IdentityFile {second.key}\n"
         )
         with make_transport("inner", notify=lambda text: None, backend=self.backend) as transport:
             assert transport.run("echo $SSH_CONNECTION").text.split()[0] == first.address

@@ -59,5 +59,11 @@ def test_the_passphrase_of_a_key(host: Host, tmp_path: Path) -> None:
 
 
 def test_it_is_not_imported_without_need(host: Host) -> None:
-    program = "import sys; from runkit.transport import make_transport; make_transport('x'); make_transport(None); print('paramiko' in sys.modules)"
+    program = """
+import sys
+from runkit.transport import make_transport
+make_transport("x")
+make_transport(None)
+print("paramiko" in sys.modules)
+"""
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"

@@ -1,0 +1,337 @@
+"""From a host that may have nothing to a server that runs: one question, then only what is missing."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shlex
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runkit.client import base_wheels, interpreter
+from runkit.client.api import Api
+from runkit.client.target import Target
+from runkit.client.uvtool import uv_binary
+from runkit.errors import RunkitError, SetupFailed
+from runkit.launch import code, probe
+from runkit.launch.probe import Host
+from runkit.transport import Transport
+from runkit.transport.local import Local
+from runkit.wire import places, problems
+
+Progress = Callable[[Mapping[str, Any]], None]
+"""Called with {"phase": text}, {"phase": text, "done": bytes, "total": bytes}, {"log": line} or {"warning": text}."""
+
+EMBEDDED_PORTS = range(30100, 32300, 100)
+"""Where an embedded cluster looks for a hundred free ports: below the range that the system gives out by itself."""
+
+_LAST_LINES = 40
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """A server that runs.
+
+    Attributes:
+        port: its port on the host's 127.0.0.1.
+        token: what every request has to carry.
+        code: the digest of the runkit it runs.
+        pid: its process.
+        home: RUNKIT_HOME over there.
+        fresh: whether it was started just now.
+    """
+
+    port: int
+    token: str = field(repr=False)
+    code: str
+    pid: int
+    home: str
+    python: str = ""
+    path: str = ""
+    fresh: bool = False
+
+
+def bootstrap(transport: Transport, *, port: int, progress: Progress = lambda event: None) -> ServerInfo:
+    """Have the server run on the host, with this client's runkit; set up what is missing.
+
+    Args:
+        transport: the way there, opened.
+        port: the server's port; 0: an embedded cluster's, any free one.
+        progress: told what happens.
+
+    Raises:
+        UnsupportedHost: nothing was changed there.
+        SetupFailed: `.output` has the last lines of setup_cluster.sh. What was finished stays, the next time goes on from there.
+        PortInUse, VersionMismatch: as they say.
+    """
+    port = port or embedded_port()
+    host = _ask(transport, port)
+    if host.runs and host.server.get("code") == code.digest() and host.token:
+        return _info(host, port)
+    host.check(transport.description)
+    _bring(transport, host, progress)
+    _run_setup(transport, host, port, progress)
+    host = _ask(transport, port)
+    if not (host.runs and host.token):
+        raise SetupFailed(
+            f"setup_cluster.sh on {transport.description} ended well, but no server runs on port {port} there"
+        )
+    return _info(host, port, fresh=True)
+
+
+def find_server(transport: Transport, port: int) -> ServerInfo | None:
+    """The server on the host, of whatever version, if it runs. Changes nothing."""
+    port = port or embedded_port()
+    host = _ask(transport, port)
+    return _info(host, port) if host.runs and host.token else None
+
+
+def stop(transport: Transport, port: int) -> bool:
+    """End the server, its Ray and its envs; False if nothing ran."""
+    port = port or embedded_port()
+    info = find_server(transport, port)
+    if info is None:
+        return False
+    command = (
+        f"cd / && PYTHONPATH={shlex.quote(info.path)} {shlex.quote(info.python)} -m runkit.server stop --port {port}"
+    )
+    done = transport.run(command, timeout=90)
+    if done.returncode:
+        raise SetupFailed(
+            f"the server on {transport.description} could not be ended", done.stdout.decode(errors="replace")
+        )
+    return True
+
+
+def restart(transport: Transport, info: ServerInfo, progress: Progress = lambda event: None) -> dict[str, Any]:
+    """Start the server anew with this client's runkit. With the same runkit, Ray and the envs' workers go on meanwhile.
+
+    Returns:
+        {"kept": names of envs whose worker is the same as before, "lost": names of those that were started anew or ended}.
+    """
+    api = Api(lambda: transport.connect(("127.0.0.1", info.port)), info.token)
+    before = _generations(api)
+    if info.code == code.digest():
+        api.json("POST", "/v1/shutdown", {"keep_ray": True})
+        api.close()
+        _await_end(transport, info)
+    else:
+        api.close()
+        stop(transport, info.port)
+    fresh = bootstrap(transport, port=info.port, progress=progress)
+    api = Api(lambda: transport.connect(("127.0.0.1", fresh.port)), fresh.token)
+    after = _generations(api)
+    api.close()
+    kept = sorted(name for name, generation in before.items() if after.get(name) == generation)
+    return {"kept": kept, "lost": sorted(set(before) - set(kept))}
+
+
+def embedded_port() -> int:
+    """The port of the embedded cluster on this machine: the one it had before, else the first with a hundred free ones."""
+    kept = places.home() / "embedded.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        port = int(json.loads(kept.read_text())["port"])
+        if (places.runtime(port) / "server.json").exists() or _free(port):
+            return port
+    for port in EMBEDDED_PORTS:
+        if _free(port) and not (places.runtime_root() / str(port) / "server.json").exists():
+            partial = kept.with_name(f".embedded.{os.getpid()}")
+            partial.write_text(json.dumps({"port": port}))
+            partial.replace(kept)
+            return port
+    raise SetupFailed("no hundred ports in a row are free on this machine for the embedded cluster")
+
+
+# -- one question
+
+
+def _ask(transport: Transport, port: int) -> Host:
+    done = transport.run(probe.script(port), timeout=60)
+    return probe.read(done.text.splitlines(), transport.description)
+
+
+def _info(host: Host, port: int, fresh: bool = False) -> ServerInfo:
+    state = host.server
+    return ServerInfo(
+        port,
+        host.token,
+        str(state.get("code")),
+        int(state["server"]["pid"]),
+        host.home,
+        state.get("python", ""),
+        state.get("path", ""),
+        fresh,
+    )
+
+
+def _generations(api: Api) -> dict[str, int]:
+    envs = api.json("GET", "/v1/status")["envs"]
+    return {name: env["worker"]["generation"] for name, env in envs.items() if env.get("worker")}
+
+
+def _await_end(transport: Transport, info: ServerInfo) -> None:
+    wait = f"n=0; while kill -0 {info.pid} 2>/dev/null && [ $n -lt 100 ]; do sleep 0.1 2>/dev/null || sleep 1; n=$((n+1)); done"
+    transport.run(wait, timeout=120)
+
+
+def _free(port: int) -> bool:
+    for one in range(port, port + 10):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe_socket:
+            probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe_socket.bind(("127.0.0.1", one))
+            except OSError:
+                return False
+    return True
+
+
+# -- what is missing
+
+
+def _bring(transport: Transport, host: Host, progress: Progress) -> None:
+    """Ship the code, and whatever else the host can neither find nor fetch."""
+    if not host.has_code:
+        progress({"phase": "ship runkit"})
+        _place_code(transport, host)
+    if isinstance(transport, Local) or (host.reaches_index and (host.uv or host.can_fetch)):
+        return
+    assert host.glibc is not None  # checked
+    minor = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    bare = Target(host.machine, host.glibc, minor)
+    if not host.uv:
+        _ship_uv(transport, host, bare, progress)
+    if any(name.startswith(f"{base_wheels.requirements_checksum()}-") for name in host.bases):
+        return
+    found = host.python(minor)
+    if found is None:
+        progress({"phase": f"pack Python {minor}"})
+        packed = interpreter.pack(minor, bare, places.home() / "pythons")
+        _ship_archive(
+            transport, packed.path, f"{host.home}/python/{packed.name}", f"ship Python {packed.version}", progress
+        )
+        found = packed.version, ""
+    target = Target(host.machine, host.glibc, ".".join(found[0].split(".")[:2]))
+    base_wheels.ship(transport, host.home, target, progress)
+
+
+def _place_code(transport: Transport, host: Host) -> None:
+    folder = f"{host.home}/code"
+    place, partial = (
+        shlex.quote(f"{folder}/{name}")
+        for name in (code.digest(), f".{code.digest()}.{os.getpid()}.{time.time_ns():x}")
+    )
+    script = (
+        f"umask 077; mkdir -p {partial} && chmod 700 {shlex.quote(host.home)} && tar -xf - -C {partial} && "
+        f"{{ mv {partial} {place} 2>/dev/null || [ -d {place}/runkit ]; }}; "
+        f"status=$?; rm -rf {partial} {place}/.{code.digest()}.*; exit $status"  # a mv onto a folder goes into it
+    )
+    done = transport.run(script, input=code.archive(), timeout=300)
+    if done.returncode:
+        raise SetupFailed(
+            f"runkit could not be put on {transport.description}: {done.stderr.decode(errors='replace').strip()}"
+        )
+
+
+def _ship_uv(transport: Transport, host: Host, target: Target, progress: Progress) -> None:
+    phase = "ship uv"
+    progress({"phase": phase})
+    binary = Path(uv_binary()) if target.is_here else base_wheels.uv_for(target, progress)
+    transport.run(f"mkdir -p {shlex.quote(host.home)}/bin", timeout=60)
+    transport.put(
+        binary,
+        f"{host.home}/bin/uv",
+        progress=lambda done, total: progress({"phase": phase, "done": done, "total": total}),
+    )
+
+
+def _ship_archive(transport: Transport, archive: Path, folder: str, phase: str, progress: Progress) -> None:
+    """Unpack a .tar.gz of this machine into a folder there, which is there only when all of it is."""
+    place, partial = shlex.quote(folder), shlex.quote(f"{folder}.partial")
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = Path(scratch) / "plain.tar"  # a bare host may have no gzip
+        with gzip.open(archive) as source, open(plain, "wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        transport.put(
+            plain,
+            f"{folder}.tar",
+            progress=lambda done, total: progress({"phase": phase, "done": done, "total": total}),
+        )
+    done = transport.run(
+        f"umask 077; rm -rf {partial}; mkdir -p {partial} && tar -xf {place}.tar -C {partial} && rm -rf {place} && mv {partial} {place}; "
+        f"status=$?; rm -rf {place}.tar {partial}; exit $status",
+        timeout=300,
+    )
+    if done.returncode:
+        raise SetupFailed(
+            f"{phase}: {transport.description} could not unpack it: {done.stderr.decode(errors='replace').strip()}"
+        )
+
+
+# -- setup_cluster.sh
+
+
+def _run_setup(transport: Transport, host: Host, port: int, progress: Progress) -> None:
+    """Run setup_cluster.sh there, its output as it comes."""
+    folder = f"{host.home}/code/{code.digest()}"
+    options = ["--port", str(port), "--python", f"{sys.version_info[0]}.{sys.version_info[1]}"]
+    if isinstance(transport, Local):
+        options += ["--uv", uv_binary()]
+    elif not host.reaches_index:
+        options.append("--offline")
+    lines = _Lines(progress)
+    script = f"exec sh {shlex.quote(folder)}/runkit/launch/setup_cluster.sh {shlex.join(options)} 2>&1"
+    done = transport.run(script, on_output=lines.take)
+    lines.end()
+    if lines.error is not None:
+        error = problems.from_json(lines.error)
+        if isinstance(error, SetupFailed):
+            raise SetupFailed(f"{transport.description}: {error}\n" + "\n".join(lines.last), "\n".join(lines.last))
+        if isinstance(error, RunkitError):
+            error.args = (f"{transport.description}: {error.args[0]}", *error.args[1:])
+        raise error
+    if done.returncode:
+        output = "\n".join(lines.last)
+        raise SetupFailed(
+            f"setup_cluster.sh on {transport.description} ended with status {done.returncode}:\n{output}", output
+        )
+
+
+class _Lines:
+    """The script's output: its own words are phases, everything else is log, JSON is how it ended."""
+
+    def __init__(self, progress: Progress):
+        self.last: deque[str] = deque(maxlen=_LAST_LINES)
+        self.error: dict[str, Any] | None = None
+        self._progress = progress
+        self._rest = b""
+
+    def take(self, _: str, data: bytes) -> None:
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        for line in whole:
+            self._line(line.decode(errors="replace").rstrip())
+
+    def end(self) -> None:
+        if self._rest:
+            self.take("", b"\n")
+
+    def _line(self, line: str) -> None:
+        if line.startswith(('{"ready":', '{"error":')):
+            with suppress(ValueError):
+                self.error = json.loads(line).get("error")
+                return
+        if line:
+            self.last.append(line)
+        if line.startswith("runkit: "):
+            self._progress({"phase": line.removeprefix("runkit: ")})
+        elif line:
+            self._progress({"log": line})

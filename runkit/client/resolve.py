@@ -1,0 +1,224 @@
+"""Requirements resolved to exact files, for a host's platform and Python.
+
+uv resolves, with the user's own configuration and index credentials, and says which files make up the env. A conflict is found
+here, before anything on a host changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from packaging.utils import canonicalize_name
+
+from runkit.client.lock import Artifact, Lock, Locked, quoted, version_of
+from runkit.client.target import Target
+from runkit.client.uvtool import explanation, index_settings, run_uv
+from runkit.errors import ResolutionFailed, UsageError
+from runkit.model.digest import digest
+from runkit.model.package import without_credentials
+from runkit.model.requirements import FILE, Requirements
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CACHE_SECONDS = 24 * 3600
+"""How long a resolution is used again for another env with the same requirements."""
+
+_HASH = re.compile(r"\s--hash[=\s](\w+):([0-9a-fA-F]+)")
+
+
+def resolve(
+    requirements: Requirements,
+    target: Target,
+    *,
+    cwd: str | Path = ".",
+    prefer: Sequence[Sequence[str]] = (),
+    cache: Path | None = None,
+    upgrade: bool = False,
+) -> Lock:
+    """Find the exact files that satisfy the requirements on a host.
+
+    Args:
+        requirements: see `runkit.model.requirements.read`; the files it names must exist.
+        target: the host's platform and Python.
+        cwd: the folder whose uv configuration counts, besides the user's and the system's.
+        prefer: names and versions to keep where the requirements allow it, so that an env grows rather than changes.
+        cache: a folder for resolutions of the last day.
+        upgrade: resolve anew, with the newest versions.
+
+    Raises:
+        ResolutionFailed: the requirements contradict each other, or something does not exist; the message is uv's explanation.
+        UsageError: a requirement that is not available yet.
+    """
+    if not requirements.lines:
+        return Lock(target.python, target.uv_platform, ())
+    key = digest([requirements.portable(), asdict(target), index_settings(cwd), [list(pair) for pair in prefer]])
+    kept = cache / f"{key}.json" if cache else None
+    if kept and not upgrade and (found := _cached(kept)):
+        return _with_local_files(found, requirements)
+    lock = _compile(requirements, target, Path(cwd), () if upgrade else prefer, upgrade)
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(lock.to_json()))
+        partial.replace(kept)
+    return lock
+
+
+def _cached(path: Path) -> Lock | None:
+    try:
+        if time.time() - path.stat().st_mtime > CACHE_SECONDS:
+            return None
+        return Lock.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _with_local_files(lock: Lock, requirements: Requirements) -> Lock:
+    """Say again where the local files lie: a kept lock knows only their hashes."""
+    local = requirements.files
+    return lock.with_artifacts(
+        {
+            p.name: replace(p.artifact, path=local[p.artifact.sha256])
+            for p in lock.packages
+            if p.artifact.sha256 in local
+        }
+    )
+
+
+def _compile(
+    requirements: Requirements, target: Target, cwd: Path, prefer: Sequence[Sequence[str]], upgrade: bool
+) -> Lock:
+    with tempfile.TemporaryDirectory(prefix="runkit-lock-") as folder:
+        wanted, limits, out = (Path(folder) / name for name in ("requirements.txt", "constraints.txt", "pylock.toml"))
+        lines = [_local_line(line, requirements) for line in requirements.lines]
+        wanted.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        wanted.chmod(0o600)  # an index URL in it may carry a password
+        limits.write_text("\n".join(requirements.constraints) + "\n", encoding="utf-8")
+        if prefer:  # uv takes the versions in the output file of last time as the ones to keep
+            kept = [
+                f"[[packages]]\nname = {quoted(name)}\nversion = {quoted(version)}\n"
+                for name, version in prefer
+                if version
+            ]
+            out.write_text('lock-version = "1.0"\ncreated-by = "runkit"\n' + "\n".join(kept), encoding="utf-8")
+        arguments = ["pip", "compile", "--quiet", "--no-header", "--format", "pylock.toml", "--output-file", str(out)]
+        arguments += [
+            "--python",
+            sys.executable,
+            "--python-version",
+            target.python,
+            "--python-platform",
+            target.uv_platform,
+        ]
+        arguments += ["--constraints", str(limits), *(["--upgrade"] if upgrade else []), str(wanted)]
+        done = run_uv(arguments, cwd=cwd)
+        if done.returncode:
+            said = _in_the_users_words(explanation(done.stderr), str(wanted), lines, requirements)
+            said = without_credentials(said.replace(str(limits), "your constraints"))
+            where = f"Python {target.python} on Linux {target.machine}"
+            raise ResolutionFailed(f"the requirements cannot be resolved for {where}.\n{said}", output=said)
+        return _read(tomllib.loads(out.read_text(encoding="utf-8")), target, out.parent, requirements)
+
+
+def _local_line(line: str, requirements: Requirements) -> str:
+    if not line.startswith(FILE):
+        return line
+    sha256, _, rest = line[len(FILE) :].partition("/")
+    if sha256 not in requirements.files:
+        name = rest.split(" ;")[0]
+        raise UsageError(
+            f"the env holds the file {name}, which another client installed and this machine does not have: name the env"
+        )
+    found = re.fullmatch(r"(?P<file>.*?)(?P<extras>\[[^\]]*\])?(?P<marker> ;.*)?", rest)
+    assert found is not None  # every part but the first is optional
+    uri = Path(requirements.files[sha256]).as_uri()
+    name = re.split(r"-(?=\d)", found["file"])[0]
+    return f"{name}{found['extras'] or ''} @ {uri}{found['marker'] or ''}"
+
+
+def _in_the_users_words(said: str, path: str, lines: Sequence[str], requirements: Requirements) -> str:
+    """Say where the user wrote it instead of naming our temporary file."""
+
+    def origin(found: re.Match[str]) -> str:
+        at, number = int(found[1] or 0), int(found[2] or 0)
+        if found[1]:
+            number = "\n".join(lines)[:at].count("\n") + 1
+        index = min(max(number - 1, 0), len(requirements.origins) - 1)
+        return requirements.origins[index] if requirements.origins else "the requirements"
+
+    said = re.sub(rf"`?{re.escape(path)}`?(?: at position (\d+)|:(\d+)(?::\d+)?)", origin, said)
+    return said.replace(path, "the requirements")
+
+
+def _read(content: Mapping[str, Any], target: Target, folder: Path, requirements: Requirements) -> Lock:
+    pins, packages = _pins(requirements), []
+    for package in content.get("packages", []):
+        name, version = canonicalize_name(package["name"]), package.get("version", "")
+        if "vcs" in package:
+            raise UsageError(f"{name} comes from git: packages from git are not available yet")
+        if "directory" in package:
+            path = package["directory"].get("path")
+            raise UsageError(f"{name} is a folder ({path}): name it as an entry of reqs, './folder'")
+        files = [*package.get("wheels", []), *(package[key] for key in ("sdist", "archive") if key in package)]
+        found = [_artifact(entry, folder, requirements) for entry in files]
+        allowed = [artifact for artifact in found if name not in pins or artifact.sha256 in pins[name]]
+        if found and not allowed:
+            raise ResolutionFailed(
+                f"no file of {name} {version} for this host has a hash that the requirements ask for"
+            )
+        artifact = _pick(allowed, target)
+        if artifact is None:
+            raise ResolutionFailed(
+                f"{name} {version} has neither a wheel for {target.uv_platform} nor a source distribution"
+            )
+        packages.append(Locked(name, version_of(artifact, version), artifact))
+    if "--require-hashes" in requirements.lines and (bare := [p.name for p in packages if p.name not in pins]):
+        raise ResolutionFailed(f"--require-hashes is given, and these have none: {', '.join(bare)}")
+    return Lock(target.python, target.uv_platform, tuple(sorted(packages, key=lambda package: package.name)))
+
+
+def _pins(requirements: Requirements) -> dict[str, set[str]]:
+    """The hashes that `--hash` allows, by package: `uv pip compile` does not look at them."""
+    pins: dict[str, set[str]] = {}
+    for line, origin in zip(requirements.lines, requirements.origins, strict=True):
+        if hashes := _HASH.findall(line):
+            name = re.match(r"[\w.-]+", line)
+            known = {value.lower() for kind, value in hashes if kind == "sha256"}
+            if not known or not name:
+                raise UsageError(f"{origin}: a hash of a named package has to be given as --hash=sha256:...")
+            pins.setdefault(canonicalize_name(name[0]), set()).update(known)
+    return pins
+
+
+def _pick(artifacts: Sequence[Artifact], target: Target) -> Artifact | None:
+    """The best wheel for the host, else the source distribution; a file that was named itself is taken as it is."""
+    if len(artifacts) == 1 and (artifacts[0].path or not artifacts[0].is_wheel):
+        return artifacts[0]
+    by_name = {artifact.filename: artifact for artifact in artifacts}
+    best = target.best([name for name, artifact in by_name.items() if artifact.is_wheel])
+    sources = [artifact for artifact in artifacts if not artifact.is_wheel]
+    return by_name[best] if best else sources[0] if sources else None
+
+
+def _artifact(entry: Mapping[str, Any], folder: Path, requirements: Requirements) -> Artifact:
+    url: str | None = entry.get("url")
+    path: str | None = entry.get("path")
+    if url and url.startswith("file://"):
+        path, url = unquote(url[len("file://") :]), None
+    filename = entry.get("name") or Path(path or str(url).split("#")[0].split("?")[0]).name
+    sha256 = entry.get("hashes", {}).get("sha256", "")
+    local = requirements.files.get(sha256) or (str((folder / path).resolve()) if path else None)
+    return Artifact(unquote(filename), sha256, url, local, entry.get("size"))

@@ -1,0 +1,125 @@
+"""Files that a host needs for an env and cannot fetch by itself: they go from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+
+from runkit.client.lock import Lock
+from runkit.client.target import Target
+from runkit.client.wheels import WheelStore
+
+_CHUNK = 1 << 20
+
+Progress = Callable[[Mapping[str, Any]], None]
+"""Called with {"phase": text}, {"phase": text, "done": bytes, "total": bytes or None}, {"log": line} or {"warning": text}."""
+
+
+class Api(Protocol):
+    """The server, as `runkit.client.api.Api` reaches it."""
+
+    def json(self, method: str, path: str, body: Any = None, timeout: float | None = ...) -> dict[str, Any]:
+        """One request, one JSON answer; `timeout` in seconds."""
+
+    def events(self, method: str, path: str, body: Any = None) -> Iterator[dict[str, Any]]:
+        """One request, a stream of JSON answers."""
+
+    def upload(self, method: str, path: str, chunks: Iterable[bytes], length: int) -> dict[str, Any]:
+        """One request with a body of `length` bytes."""
+
+
+def upload(api: Api, address: str, path: Path, title: str, progress: Progress) -> dict[str, Any]:
+    """PUT a file, and tell how far it is."""
+    total = path.stat().st_size
+
+    def chunks() -> Iterator[bytes]:
+        done = 0
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+                done += len(chunk)
+                progress({"phase": title, "done": done, "total": total})
+
+    return api.upload("PUT", address, chunks(), total)
+
+
+class Shipment:
+    """What one env's lock needs on one host.
+
+    Args:
+        api: the server.
+        store: this client's wheels, with its logins for indexes.
+        target: the host and the env's Python.
+        progress: told what happens.
+        cwd: the folder whose uv configuration counts for builds.
+    """
+
+    def __init__(self, api: Api, store: WheelStore, target: Target, progress: Progress, cwd: str | Path):
+        self._api = api
+        self._store = store
+        self._target = target
+        self._progress = progress
+        self._cwd = cwd
+
+    def send(self, lock: Lock, everything: bool = False) -> tuple[Lock, set[str]]:
+        """Bring what the host lacks and cannot fetch into its wheel store.
+
+        Args:
+            lock: what the env is made of.
+            everything: also what the host says it can fetch.
+
+        Returns:
+            The lock with wheels for what was built here, and the SHA-256 of its files that lie in the host's store now.
+
+        Raises:
+            InstallFailed: something cannot be fetched or built here.
+        """
+        lock = self._with_hashes(self._with_built(lock))
+        artifacts = [package.artifact for package in lock.packages]
+        if not artifacts:
+            return lock, set()
+        asked = [artifact.sha256 for artifact in artifacts]
+        missing = set(self._api.json("POST", "/v1/wheels/missing", {"sha256": asked})["missing"])
+        there = set(asked) - missing
+        lacking = [artifact for artifact in artifacts if artifact.sha256 in missing]
+        if not everything:
+            fetchable = self._fetchable([artifact.url for artifact in lacking if artifact.url])
+            lacking = [artifact for artifact in lacking if not fetchable(artifact.url)]
+        for artifact in self._store.fetch(lacking, self._progress):
+            assert artifact.path is not None  # fetch gives a path
+            address = f"/v1/wheels/{artifact.sha256}/{quote(artifact.filename)}"
+            upload(self._api, address, Path(artifact.path), f"ship {artifact.filename}", self._progress)
+            there.add(artifact.sha256)
+        return lock, there
+
+    def _with_built(self, lock: Lock) -> Lock:
+        """Source distributions built here as far as that fits the host; the others are left to it."""
+        built = {}
+        for package in lock.sources:
+            self._progress({"phase": f"build {package.name} {package.version}"})
+            if wheel := self._store.build(package, self._target, self._cwd):
+                built[package.name] = wheel
+        return lock.with_artifacts(built)
+
+    def _with_hashes(self, lock: Lock) -> Lock:
+        """A direct URL may come without a hash: only by fetching it here is its content known."""
+        nameless = [package for package in lock.packages if not package.artifact.sha256]
+        fetched = self._store.fetch([package.artifact for package in nameless], self._progress)
+        return lock.with_artifacts({package.name: artifact for package, artifact in zip(nameless, fetched)})
+
+    def _fetchable(self, urls: Sequence[str]) -> Callable[[str | None], bool]:
+        """Ask the host which addresses it reaches; those that take a password of this side are none of its business."""
+        samples = {_place(url): url for url in urls if not self._store.logins.find(url)}
+        answer = self._api.json("POST", "/v1/reachable", {"urls": list(samples.values())}) if samples else {}
+        reached = {place for place, url in samples.items() if answer.get(url)}
+        return lambda url: url is not None and not self._store.logins.find(url) and _place(url) in reached
+
+
+def _place(url: str) -> tuple[str, str]:
+    """What URLs that one probe can stand for have in common."""
+    parts = urlsplit(url)
+    if parts.hostname == "files.pythonhosted.org":
+        return parts.netloc, ""
+    return parts.netloc, parts.path.rpartition("/")[0]
