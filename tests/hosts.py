@@ -222,7 +222,7 @@ def _claim() -> tuple[int, Path]:
     return claimed
 
 
-def _make(folder: Path, n: int, bare: Collection[int], lock: int | None = None) -> list[Host]:
+def _make(folder: Path, n: int, bare: Collection[int]) -> list[Host]:
     _keygen(folder / "key")
     if os.getuid() == 0:
         _ip("link", "add", f"rk{folder.name}-br", "type", "bridge")
@@ -232,7 +232,7 @@ def _make(folder: Path, n: int, bare: Collection[int], lock: int | None = None) 
     else:
         made = [_loopback(folder, i, i - 1 in bare) for i in range(1, n + 1)]
     for host in made:
-        _start(host, lock, wait=False)
+        _start(host, wait=False)
     for host in made:
         _wait_for_sshd(host)
     return made
@@ -321,7 +321,7 @@ def _configure(host: Host, lines: list[str]) -> None:
         (host.folder / "etc/ssh" / name).write_text("\n".join(lines) + "\n")
 
 
-def _start(host: Host, lock: int | None = None, wait: bool = True) -> None:
+def _start(host: Host, wait: bool = True) -> None:
     if host.isolated:
         command = ["ip", "netns", "exec", host.link.replace("-v", "-h"), "unshare", "--mount", "--pid", "--uts", "--ipc", "--fork",
                    "--kill-child", "--mount-proc", "--propagation", "private", "sh", "-c", INIT]  # fmt: skip
@@ -333,7 +333,7 @@ def _start(host: Host, lock: int | None = None, wait: bool = True) -> None:
         environment = {"PATH": os.environ["PATH"], "RUNKIT_TEST_HOST": str(host.folder)}
     with open(host.folder / "log", "ab") as log:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                                   cwd="/", pass_fds=[lock] if lock is not None else [])  # fmt: skip
+                                   cwd="/")  # fmt: skip
     (host.folder / "init").write_text(json.dumps([process.pid, _started(process.pid)]))
     (host.folder / "host.json").write_text(json.dumps(asdict(host), default=str))
     if wait:
@@ -403,6 +403,7 @@ def _end_processes(folder: Path) -> None:
     except (OSError, ValueError):
         return
     if os.getuid():
+        _signal_all(folder, signal.SIGSTOP)  # all at once: none of them sees another one's end
         _until(lambda: not _signal_all(folder, signal.SIGKILL), f"processes of {folder} do not end")
     elif started and _started(pid) == started:
         os.kill(pid, signal.SIGKILL)
@@ -413,7 +414,7 @@ def _end_processes(folder: Path) -> None:
 
 def _clean(folder: Path) -> None:
     """End a set and remove what it left, in whatever state it is."""
-    for mine in sorted(folder.glob("[0-9]*")):
+    for mine in (*sorted(folder.glob("[0-9]*")), folder / "keeper"):
         _end_processes(mine)
     if os.getuid() == 0:
         names = _ip("-o", "link") + _ip("netns", "list")
@@ -473,7 +474,13 @@ def main() -> None:
             raise SystemExit(f"{options.dir} has hosts already: `down` first")
         lock, folder = _claim()
         (options.dir / "set").write_text(str(folder))
-        for host in _make(folder, options.n, {int(i) for i in options.bare.split(",") if i}, lock):
+        (folder / "keeper").mkdir()
+        keeper = subprocess.Popen(  # of the lock: as long as it lives the set is nobody's leftover
+            ["tail", "-f", "/dev/null"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            pass_fds=[lock], start_new_session=True,
+        )  # fmt: skip
+        (folder / "keeper/init").write_text(json.dumps([keeper.pid, _started(keeper.pid)]))
+        for host in _make(folder, options.n, {int(i) for i in options.bare.split(",") if i}):
             print(json.dumps(asdict(host), default=str))
 
 

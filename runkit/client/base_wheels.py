@@ -55,7 +55,7 @@ def ship(transport: Transport, home: str, target: Target, progress: Progress) ->
         line.strip() for line in REQUIREMENTS.read_text().splitlines() if line.strip() and not line.startswith("#")
     )
     progress({"phase": "find the server's requirements"})
-    lock = resolve(Requirements(lines), target, cache=places.home() / "locks")
+    lock = resolve(Requirements(lines, origins=("the server",) * len(lines)), target, cache=places.home() / "locks")
     if lock.sources:
         raise SetupFailed(f"{lock.sources[0].name} has no wheel for {target.machine} with Python {target.python}")
     store = WheelStore(places.home() / "wheels")

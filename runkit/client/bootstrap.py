@@ -180,8 +180,9 @@ def _generations(api: Api) -> dict[str, int]:
 
 
 def _await_end(transport: Transport, info: ServerInfo) -> None:
-    wait = f"n=0; while kill -0 {info.pid} 2>/dev/null && [ $n -lt 100 ]; do sleep 0.1 2>/dev/null || sleep 1; n=$((n+1)); done"
-    transport.run(wait, timeout=120)
+    # A process that has ended but that nobody has asked about yet is a zombie: gone as far as its ports go.
+    gone = f'case "$(cat /proc/{info.pid}/stat 2>/dev/null)" in "" | *") Z "*) break ;; esac'
+    transport.run(f"n=0; while [ $n -lt 200 ]; do {gone}; sleep 0.05 2>/dev/null || sleep 1; n=$((n + 1)); done", timeout=240)
 
 
 def _free(port: int) -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import queue
-import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any
 
+from runkit.client.finisher import finisher
 from runkit.client.generator import RemoteGenerator
 from runkit.client.request import GRACE, RETRIED, Request, print_log, stopped
 from runkit.client.session import Session
@@ -70,12 +69,11 @@ class Call(concurrent.futures.Future[Any]):
         self._attempts = 0
         self._timer: threading.Timer | None = None
         self._why = ""
-        self._settled = threading.Event()
         self._came_in_time = False
 
     def start(self) -> Call:
         """Send it."""
-        self._request.send(self._sink, self._begun)
+        self._request.send(self._sink, self._begun, later=True)
         if self._request.options.timeout is not None and self._attempts == 0:
             self._timer = threading.Timer(self._request.options.timeout, self._time_out)
             self._timer.daemon = True
@@ -94,7 +92,7 @@ class Call(concurrent.futures.Future[Any]):
     # -- what arrives (reader's thread, then the finisher's)
 
     def _sink(self, frame: Any) -> None:
-        _finisher.put((self._take, frame))
+        finisher.collect(self._take, frame)
 
     def _take(self, frame: Any) -> None:
         if not isinstance(frame, frames.Frame):
@@ -151,7 +149,6 @@ class Call(concurrent.futures.Future[Any]):
                 self.set_result(value)
         except concurrent.futures.InvalidStateError:  # cancelled meanwhile
             pass
-        self._settled.set()
 
     def _finish_stopped(self, how: str) -> None:
         if self._why == "timeout":
@@ -166,7 +163,6 @@ class Call(concurrent.futures.Future[Any]):
             warnings.warn(f"{self._request.label} was cancelled, but {how}", RuntimeWarning, stacklevel=2)
         super().cancel()
         self.set_running_or_notify_cancel()
-        self._settled.set()
 
     def _end(self) -> None:
         if self._timer is not None:
@@ -202,14 +198,31 @@ class Call(concurrent.futures.Future[Any]):
             caller.replace_worker(env, session.generation, False, "cancel(force=True)")
         else:
             session.stop(self._number, why)
-        if threading.current_thread() is _finisher.thread:  # from a done-callback: the answer can only come later
+        if threading.current_thread() is finisher.thread:  # from a done-callback: the answer can only come later
             return True
-        if not self._settled.wait(GRACE) and not force:
+        if not self._settles(GRACE) and not force:
             caller.replace_worker(env, session.generation, True, "a call did not react to being stopped")
-            if not self._settled.wait(GRACE):
+            if not self._settles(GRACE):
                 self._end()
                 self._finish_stopped("its work could not be stopped and goes on over there")
         return self._came_in_time
+
+    def _settles(self, seconds: float) -> bool:
+        return bool(concurrent.futures.wait([self], seconds).done)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The result, when it is there; as `concurrent.futures.Future.result`."""
+        self._hurry()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The exception, or None; as `concurrent.futures.Future.exception`."""
+        self._hurry()
+        return super().exception(timeout)
+
+    def _hurry(self) -> None:
+        if self._session is not None and not self.done():
+            self._session.lane.flush()
 
     def drop(self) -> None:
         """Cancel it if it has not begun to run; does not wait."""
@@ -242,33 +255,3 @@ class Call(concurrent.futures.Future[Any]):
 
     def _repr_html_(self) -> str:
         return f"<code>{repr(self)[1:-1]}</code>"
-
-
-class Finisher:
-    """The thread that prints the output of submitted calls and completes them, in the order things arrived.
-
-    Not the connection's reader: user code runs here (callbacks, `__setstate__`), and may make calls of its own.
-    """
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[tuple[Callable[[Any], None], Any]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self.thread: threading.Thread | None = None
-
-    def put(self, item: tuple[Callable[[Any], None], Any]) -> None:
-        if self.thread is None:
-            with self._lock:
-                if self.thread is None:
-                    self.thread = spawn("finisher", self._run)
-        self._queue.put(item)
-
-    def _run(self) -> None:
-        while True:
-            take, frame = self._queue.get()
-            try:
-                take(frame)
-            except Exception:  # a broken callback of the user must not stop the others
-                sys.excepthook(*sys.exc_info())
-
-
-_finisher = Finisher()

@@ -78,12 +78,13 @@ class Function:
             check_name("key", name)
         location, target, python = describe(self._fn)
         wanted = self._env if env is None else env
-        placed = cluster.place(wanted, location, force=force_install, by_value=self.name if python else None)
+        label = str(self.name)
+        placed = cluster.place(wanted, location, force=force_install, by_value=label if python else None)
         target = Target({**target.meta, "roots": placed.roots}, target.parts)
         bound = Function(self._fn, self.name, self._env, self._options)
         bound._cluster = cluster
         bound._sent_env = wanted
-        bound._invoker = Invoker(cluster, placed.env, self.name, target, kind_of(self._fn), self._options, python)
+        bound._invoker = Invoker(cluster, placed.env, label, target, kind_of(self._fn), self._options, python)
         if name is not None:
             bound.name = name
             cluster.put(name, self._fn, env=placed.env, roots=placed.roots)

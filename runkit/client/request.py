@@ -90,9 +90,7 @@ class Request:
     operation: str = ""
     python: str | None = None
 
-    def send(
-        self, sink: Callable[[Any], Any], begun: Callable[[Session, int], None] | None = None
-    ) -> tuple[Session, int]:
+    def send(self, sink: Callable[[Any], Any], begun: Callable[[Session, int], None], later: bool = False) -> None:
         """Send it; what comes back goes to `sink`. `begun` learns the call's number before anything is sent."""
         session = self.caller.session(self.env)
         if session.python and session.python != HERE and (self.python is not None or _by_value(self.parts)):
@@ -100,13 +98,11 @@ class Request:
                 self.label if self.python else f"an argument of {self.label}", HERE, session.python, self.env
             )
         number = session.begin(sink)
-        if begun is not None:
-            begun(session, number)
+        begun(session, number)
         if self.target is not None:
-            session.call(number, self.target, self.meta, self.parts)
+            session.call(number, self.target, self.meta, self.parts, later)
         else:
             session.operate(number, self.operation, self.meta, self.parts)
-        return session, number
 
     def value(self, session: Session, number: int, frame: frames.Frame) -> Any:
         """The result in a frame, or its exception raised."""

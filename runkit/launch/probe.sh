@@ -8,11 +8,15 @@ echo "machine=$(uname -m)"
 state=$(cat "$runtime/server.json" 2>/dev/null | tr -d '\n')
 echo "state=$state"
 pid=$(printf '%s' "$state" | sed -n 's/.*"server": *{ *"pid": *\([0-9]*\).*/\1/p')
-if [ -n "$pid" ] && [ -r "/proc/$pid/stat" ]; then
-    echo "stat=$(cat "/proc/$pid/stat" 2>/dev/null)"
-    echo "token=$(cat "$home/servers/$port/token" 2>/dev/null)"
-    case $state in *"\"code\": \"$code\""*) echo "end=" && exit 0 ;; esac
-fi
+stat=$([ -n "$pid" ] && cat "/proc/$pid/stat" 2>/dev/null)
+case $stat in
+    '' | *") Z "*) ;; # gone, or a process that has ended and that nobody has asked about yet
+    *)
+        echo "stat=$stat"
+        echo "token=$(cat "$home/servers/$port/token" 2>/dev/null)"
+        case $state in *"\"code\": \"$code\""*) echo "end=" && exit 0 ;; esac
+        ;;
+esac
 [ -d "$home/code/$code" ] && echo "has_code=1"
 echo "glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null || ldd --version 2>&1 | head -n 1)"
 folder=$home

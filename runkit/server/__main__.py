@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from runkit.errors import RunkitError
 from runkit.server import lifecycle
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return serve(given.port, given.ready_fd)
     try:
         if given.command == "start":
-            answer = {"ready": lifecycle.start(given.port, _say)}
+            answer: dict[str, Any] = {"ready": lifecycle.start(given.port, _say)}
         elif given.command == "stop":
             answer = {"stopped": lifecycle.stop(given.port, _say)}
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from runkit.wire import problems
 from runkit.wire.names import DEFAULT_ENV, check_name
 
 routes = web.RouteTableDef()
+
+LOG_PIECE = 4 << 20
+"""The most of a log (bytes) that goes out in one answer."""
 
 _NEEDED = ("name", "request", "build", "python", "lock", "packages", "env_vars", "setup_cmds")
 
@@ -93,60 +97,53 @@ async def delete(request: web.Request) -> web.Response:
 
 
 @routes.post("/v1/envs/{name}/restart")
-async def restart(request: web.Request) -> web.Response:
-    """Replace the env's worker; with {"generation": n} only that one, with {"only_if_alone": true} only if it runs one call at most."""
-    asked = await body(request)
-    head = request.app[HEAD]
-    why = str(asked.get("why") or "a client asked for it")
-    if asked.get("only_if_alone"):
-        worker = await head.envs.worker(request.match_info["name"])
-        if await asyncio.to_thread(_running, worker["socket"]) > 1:
-            return web.json_response({"lost": [], "replaced": False})
-    return web.json_response(await head.envs.restart(request.match_info["name"], why, asked.get("generation")))
-
-
 @routes.post("/v1/envs/{name}/replace")
-async def replace(request: web.Request) -> web.Response:
-    """Replace the env's worker if it is still the one of {"generation"}; with {"only_if_alone"} only while at most one call runs in it."""
+async def restart(request: web.Request) -> web.Response:
+    """Replace the env's worker; {replaced, lost, worker}.
+
+    With {"generation": n} only that one; with {"only_if_alone": true} only while at most one call runs in it.
+    """
     asked = await body(request)
     head = request.app[HEAD]
     name = request.match_info["name"]
-    before = head.envs.get(name).worker
-    if before is None or asked.get("generation") not in (None, before["generation"]):
-        return web.json_response({"replaced": False, "lost": []})
-    if asked.get("only_if_alone"):
-        state = await head.envs.look(name)
-        if (state["worker"] or {}).get("running", 0) > 1:
-            return web.json_response({"replaced": False, "lost": []})
-    done = await head.envs.restart(name, str(asked.get("why") or "a client asked for it"), before["generation"])
-    return web.json_response({"replaced": (done["worker"] or {}).get("generation") != before["generation"], **done})
+    before = (await head.envs.look(name))["worker"]
+    refused = asked.get("generation") not in (None, (before or {}).get("generation"))
+    if refused or (asked.get("only_if_alone") and (before or {}).get("running", 0) > 1):
+        return web.json_response({"replaced": False, "lost": [], "worker": before})
+    why = str(asked.get("why") or "a client asked for it")
+    done = await head.envs.restart(name, why, asked.get("generation"))
+    return web.json_response({"replaced": (done["worker"] or {}) != before, **done})
 
 
 @routes.get("/v1/envs/{name}/log")
 async def log(request: web.Request) -> web.Response:
-    """The last lines of what the env's worker printed; `?lines=` says how many (200)."""
+    """What the env's code printed: the last `?lines=` (200), or all since `?from=` of `?file=`; {text, end, file}."""
     head = request.app[HEAD]
     name = head.envs.get(request.match_info["name"]).name
+    path = head.settings.log / f"{name}.log"
+    start = request.query.get("from")
     lines = max(1, min(100_000, int(request.query.get("lines", 200))))
-    return web.Response(text=await asyncio.to_thread(_tail, head.settings.log / f"{name}.log", lines))
+    return web.json_response(
+        await asyncio.to_thread(
+            _read_log, path, None if start is None else int(start), request.query.get("file"), lines
+        )
+    )
 
 
-def _running(socket: str) -> int:
-    """How many calls a worker runs, from the small file that it keeps beside its socket even while it cannot answer."""
+def _read_log(path: Path, start: int | None, file: str | None, lines: int) -> dict[str, Any]:
+    """A piece of a log. The worker turns its log over now and then; `file` tells one from the other."""
     try:
-        return int.from_bytes(Path(socket + ".running").read_bytes()[:8], "little")
+        with open(path, "rb") as log:
+            number, size = str(os.fstat(log.fileno()).st_ino), log.seek(0, os.SEEK_END)
+            if start is not None:
+                log.seek(start if number == file else 0)
+                text = log.read(LOG_PIECE).decode("utf-8", "replace")
+                return {"text": text, "end": log.tell(), "file": number}
+            log.seek(max(0, size - LOG_PIECE))
+            kept = log.read().decode("utf-8", "replace").splitlines(keepends=True)[-lines:]
+            return {"text": "".join(kept), "end": log.tell(), "file": number}
     except OSError:
-        return 0
-
-
-def _tail(path: Any, lines: int) -> str:
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - (4 << 20)))
-            return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
-    except OSError:
-        return ""
+        return {"text": "", "end": 0, "file": ""}
 
 
 @routes.get("/v1/keys")

@@ -64,6 +64,8 @@ class Line:
                     answer.set_result(message)
         except (OSError, ValueError) as error:
             log.warning("the control line of env %r broke: %s", self.env, error)
+        except asyncio.CancelledError:  # the server ends
+            pass
         finally:
             for answer in self._answers.values():
                 if not answer.done():

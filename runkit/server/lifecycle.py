@@ -81,11 +81,11 @@ def _settle_with_running(settings: Settings, running: ProcessId, say: Say) -> di
         }
     if reason := why_busy(status):
         raise VersionMismatch(
-            f"the server on port {settings.port} runs another version of runkit ({status['version']}, code {status['code'][:12]}) and is in "
-            f"use: {reason}. Ask them to disconnect, or stop it (`runkit server stop --port {settings.port}`, or cluster.stop_server())."
+            f"the server on port {settings.port} runs another version of runkit ({status['version']}, code {status['code'][:12]}) and "
+            f"is in use: {reason}. Ask them to disconnect, or stop it (`runkit server stop --port {settings.port}`, or cluster.stop_server())."
         )
     say(
-        f"the server runs another version of runkit ({status['version']}, code {status['code'][:12]}) and nobody uses it: it is replaced"
+        f"the server runs another runkit ({status['version']}, code {status['code'][:12]}) and nobody uses it: it is replaced"
     )
     stop(settings.port, say)
     return None
@@ -164,7 +164,7 @@ def _read_line(descriptor: int, seconds: float) -> dict[str, Any] | None:
 
 
 def stop(port: int, say: Say = lambda text: None) -> bool:
-    """End the server, its envs, workers and Ray; by the ids of the processes that were started, nothing else. False if there was nothing."""
+    """End the server, its envs, workers and Ray, by the ids of the processes that were started; False if nothing ran."""
     settings = Settings.of(port)
     state = settings.read_state()
     server, head = (ProcessId.from_json(value) for value in (state.get("server"), (state.get("ray") or {}).get("head")))

@@ -54,6 +54,7 @@ class RayCluster:
         self.version = ""
         self.connected = False
         self.session = ""
+        self._polling: asyncio.Task[None] | None = None
 
     # -- start
 
@@ -157,7 +158,7 @@ class RayCluster:
         loop = asyncio.get_running_loop()
         descriptor = pidfd(self.head.pid)
         if descriptor is None:
-            loop.create_task(self._poll())
+            self._polling = loop.create_task(self._poll())
             return
 
         def ended() -> None:
@@ -213,7 +214,7 @@ class RayCluster:
 
 def _await_node(gcs_address: str, deadline: float) -> None:
     """Wait until the raylet has registered; `ray.init` would look for it once a second."""
-    from ray._raylet import GcsClient  # as `ray` itself: not before it is needed
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # a compiled module without stubs; # as `ray` itself: not before it is needed
 
     client = None
     while True:

@@ -22,7 +22,7 @@ import ray._private.parameter
 LOOK_EVERY = 0.1
 
 
-class Head(ray._private.node.Node):
+class Head(ray._private.node.Node):  # type: ignore[misc]  # Ray has no types here
     """Ray's node without the API server: nobody asks it anything here."""
 
     def start_api_server(self, **_: Any) -> None:

@@ -117,10 +117,16 @@ class WorkerProcess:
         life_read, life_write = os.pipe()
         config_read, config_write = os.pipe()
         config = {
-            "env": spec.env, "generation": self.generation, "socket": self.socket, "control": spec.control, "env_vars": dict(spec.env_vars),
-            "roots_home": spec.roots_home, "roots": list(spec.roots), "working_dir": spec.working_dir, "log": spec.log, "vendor": spec.vendor,
-            "stdout_fd": out_read, "stderr_fd": err_read, "ready_fd": ready_write, "lifeline_fd": life_read,
-        }  # fmt: skip
+            **{name: getattr(spec, name) for name in ("env", "control", "roots_home", "working_dir", "log", "vendor")},
+            "generation": self.generation,
+            "socket": self.socket,
+            "env_vars": dict(spec.env_vars),
+            "roots": list(spec.roots),
+            "stdout_fd": out_read,
+            "stderr_fd": err_read,
+            "ready_fd": ready_write,
+            "lifeline_fd": life_read,
+        }
         try:
             self._popen = subprocess.Popen(
                 [spec.python, spec.boot],
@@ -222,9 +228,14 @@ class WorkerProcess:
     def info(self) -> dict[str, Any]:
         """What the server's status shows of it."""
         return {
-            "pid": self.pid, "generation": self.generation, "socket": self.socket, "started": round(self.started, 3), "rss": memory(self.pid),
-            "running": self._running(), "ready_after": None if self._ready is None else round(self._ready - self.started, 3),
-        }  # fmt: skip
+            "pid": self.pid,
+            "generation": self.generation,
+            "socket": self.socket,
+            "started": round(self.started, 3),
+            "ready_after": None if self._ready is None else round(self._ready - self.started, 3),
+            "rss": memory(self.pid),
+            "running": self._running(),
+        }
 
     def _running(self) -> int:
         """Calls it is at, as it notes them itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import re
@@ -143,7 +144,8 @@ def _watch(transport: paramiko.Transport) -> None:
     while transport.is_active():
         silence = threading.Timer(SILENCE, transport.close)
         silence.start()
-        transport.global_request("keepalive@openssh.com", wait=True)
+        with contextlib.suppress(EOFError, OSError, paramiko.SSHException):  # it has just ended
+            transport.global_request("keepalive@openssh.com", wait=True)
         silence.cancel()
         time.sleep(INTERVAL)
 

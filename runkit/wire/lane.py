@@ -13,9 +13,13 @@ from typing import Any, Callable
 
 from runkit.wire import frames
 from runkit.wire.frames import BLOB_BYTES, BlobRef, Frame, encode
+from runkit.wire.pulse import pulse
 from runkit.wire.streams import send_blob
 
 ACK_EVERY = 64
+CORKED_FRAMES = 32
+"""So many frames wait at the most for a common write."""
+
 KEPT_LOG_BYTES = 64 * 1024 * 1024
 """How much output is kept for a client that is cut off; what is printed beyond it is dropped, and said so."""
 
@@ -40,6 +44,7 @@ class Lane:
         self._acked = 0  # what we last told the other side we have
         self._kept: deque[tuple[int, bytes]] = deque()
         self._kept_bytes = 0
+        self._corked: list[bytes] = []  # numbered, and to leave in one write with the next frame or heartbeat
         self._dropped = 0
         self._bulk_lock = threading.Lock()
         self._bulk: Any = None
@@ -61,9 +66,19 @@ class Lane:
         return self._write is not None
 
     def send(
-        self, kind: int, call: int = 0, meta: dict | None = None, parts: Sequence[Any] = (), flags: int = 0
+        self,
+        kind: int,
+        call: int = 0,
+        meta: dict | None = None,
+        parts: Sequence[Any] = (),
+        flags: int = 0,
+        later: bool = False,
     ) -> None:
-        """Send a frame now, or when the connection is back. Large parts go over the bulk connection, from the caller's thread."""
+        """Send a frame now, or when the connection is back. Large parts go over the bulk connection, from the caller's thread.
+
+        Args:
+            later: more follows at once; the frame may wait half a millisecond for it, to leave in one write.
+        """
         blobs: list[tuple[int, Any]] = []
         if not self._inline and any(len(part) >= BLOB_BYTES for part in parts):
             parts, blobs = self._split(parts)
@@ -76,7 +91,12 @@ class Lane:
             data = encode(kind, call, meta, parts, seq, self._received, flags)
             self._kept.append((seq, data))
             self._kept_bytes += len(data)
-            self._out(data)
+            if later and self._write is not None and len(self._corked) < CORKED_FRAMES:
+                if not self._corked:
+                    pulse.ask(self.flush)
+                self._corked.append(data)
+            else:
+                self._out(data)
         for number, part in blobs:
             self._send_blob(number, part)
 
@@ -112,7 +132,18 @@ class Lane:
         if self._want_bulk is not None:
             self._want_bulk()
 
+    def flush(self) -> bool:
+        """Write what waits."""
+        if self._corked:
+            with self._lock:
+                if self._corked:
+                    self._out(b"")
+        return False
+
     def _out(self, data: bytes) -> None:
+        if self._corked:
+            data = b"".join([*self._corked, data])
+            self._corked.clear()
         if self._write is not None:
             try:
                 self._write(data)
@@ -128,6 +159,7 @@ class Lane:
         """A new connection carries the lane: `greeting` goes first, then what the other side has not seen."""
         with self._lock:
             self._forget(peer_received)
+            self._corked.clear()
             self._write = write
             for data in ([greeting] if greeting else []) + [data for _, data in self._kept]:
                 self._out(data)

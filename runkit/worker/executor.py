@@ -14,6 +14,7 @@ from collections import deque
 from typing import Any, Callable
 
 from runkit.wire import codec, failure, frames
+from runkit.wire.pulse import pulse
 from runkit.wire.streams import spawn
 from runkit.worker.output import Output
 from runkit.worker.task import Interrupted, Task, current
@@ -31,6 +32,14 @@ class Gate:
         self.waiting: deque[Task] = deque()
 
 
+class Seat:
+    """Where a thread waits for work."""
+
+    def __init__(self) -> None:
+        self.idle = False
+        self.token: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+
 class Executor:
     """Takes tasks from the connections' threads and sees each to its one end.
 
@@ -46,12 +55,13 @@ class Executor:
         self._keep = keep
         self._hide = hide
         self._lock = threading.Lock()
-        self._main: queue.SimpleQueue[Task] = queue.SimpleQueue()
-        self._main_idle = True
+        self._waiting: deque[Task] = deque()
+        self._main = Seat()
         self._main_task: Task | None = None
-        self._idle: list[queue.SimpleQueue[Task]] = []
+        self._main_finishing = False  # its result is on the way: the next call need not look for another thread
+        self._idle: list[Seat] = []
         self._threads = 0
-        self._backlog: deque[Task] = deque()
+        self._burst = 1
         self._gates: dict[str, Gate] = {}
         self._loop: Any = None
         self.running: dict[int, Task] = {}
@@ -80,19 +90,56 @@ class Executor:
         with self._lock:
             self.running[task.number] = task
             struct.pack_into("<Q", self._state, 0, len(self.running))
-            if self._main_idle:
-                self._main_idle = False
-                inbox = self._main
-            elif self._idle:
-                inbox = self._idle.pop()
-            elif self._threads < MAX_THREADS:
-                self._threads += 1
-                inbox = queue.SimpleQueue()
-                spawn(f"call-{self._threads}", self._serve, inbox)
-            else:
-                self._backlog.append(task)
-                return
-        inbox.put(task)
+            self._waiting.append(task)
+            if len(self._waiting) == 1:
+                if self._main_finishing:
+                    self._main.token.put(None)
+                    pulse.ask(self._nudge)  # should it take longer than expected
+                else:
+                    self._wake()
+            elif len(self._waiting) == 2:
+                # Calls come faster than threads wake. Short ones are done one after the other by the thread that is
+                # awake, without a handover for each; where they turn out to be long, the heartbeat wakes more threads.
+                self._burst = 1
+                pulse.ask(self._nudge)
+
+    def _wake(self) -> None:
+        """Have one more thread look for work."""
+        if self._main.idle:
+            seat = self._main
+        elif self._idle:
+            seat = self._idle.pop()
+        elif self._threads < MAX_THREADS:
+            self._threads += 1
+            seat = Seat()
+            spawn(f"call-{self._threads}", self._serve, seat)
+            return
+        else:
+            return
+        seat.idle = False
+        seat.token.put(None)
+
+    def _nudge(self) -> bool:
+        with self._lock:
+            for _ in range(min(len(self._waiting), self._burst)):
+                self._wake()
+            self._burst = min(self._burst * 2, MAX_THREADS)
+            return len(self._waiting) > 0
+
+    def _next(self, seat: Seat) -> Task:
+        """The next task for a thread; waits for one."""
+        while True:
+            with self._lock:
+                if seat is self._main:
+                    self._main_finishing = False
+                if self._waiting:
+                    seat.idle = False
+                    return self._waiting.popleft()
+                if not seat.idle:
+                    seat.idle = True
+                    if seat is not self._main:
+                        self._idle.append(seat)
+            seat.token.get()
 
     def sole(self) -> Task | None:
         """The call that runs alone, or None."""
@@ -115,29 +162,18 @@ class Executor:
         signal.signal(signal.SIGINT, self._on_sigint)
         while True:
             try:
-                task = self._main_task = self._main.get()
+                task = self._main_task = self._next(self._main)
                 self._run(task, True)
             except KeyboardInterrupt:  # arrived between two calls
                 pass
             self._main_task = None
-            with self._lock:
-                task_waiting = self._backlog.popleft() if self._backlog else None
-                self._main_idle = task_waiting is None
-            if task_waiting is not None:
-                self._main.put(task_waiting)
 
-    def _serve(self, inbox: queue.SimpleQueue[Task]) -> None:
+    def _serve(self, seat: Seat) -> None:
         while True:
             try:
-                self._run(inbox.get(), False)
+                self._run(self._next(seat), False)
             except KeyboardInterrupt:
                 pass
-            with self._lock:
-                task_waiting = self._backlog.popleft() if self._backlog else None
-                if task_waiting is None:
-                    self._idle.append(inbox)
-            if task_waiting is not None:
-                inbox.put(task_waiting)
 
     def _on_sigint(self, number: int, frame: Any) -> None:
         task = self._main_task
@@ -210,7 +246,16 @@ class Executor:
         else:
             meta, parts = None, self._dump(task, value, "the result")
         self.output.finish(task)
-        task.finish(frames.RESULT, meta, parts)
+        self._finishing(task, parts)
+        task.finish(frames.RESULT, meta, parts, later=len(self._waiting) > 0)
+
+    def _finishing(self, task: Task, parts: list[Any]) -> None:
+        if (
+            task.on_main
+            and task.thread == threading.get_ident()
+            and all(len(part) < frames.BLOB_BYTES for part in parts)
+        ):
+            self._main_finishing = True
 
     def _fail(self, task: Task, error: BaseException) -> None:
         try:
@@ -219,6 +264,7 @@ class Executor:
                 task.finish(frames.CANCELLED, {"stopped": True})
                 return
             described, parts = failure.pack(error, self._hide)
+            self._finishing(task, parts)
             task.finish(frames.ERROR, {"failure": described}, parts)
         except Exception as problem:  # a call always ends, even if its exception is a monster
             described, parts = failure.pack(

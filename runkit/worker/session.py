@@ -44,9 +44,9 @@ class Session:
 
     # -- sending
 
-    def send(self, kind: int, call: int, meta: dict | None, parts: Any, flags: int) -> None:
+    def send(self, kind: int, call: int, meta: dict | None, parts: Any, flags: int, later: bool) -> None:
         if not self._closed:
-            self.lane.send(kind, call, meta, parts, flags)
+            self.lane.send(kind, call, meta, parts, flags, later)
 
     def _want_bulk(self) -> None:
         if not self._closed:

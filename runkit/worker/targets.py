@@ -84,11 +84,11 @@ class Targets:
         entry.changes = self._code.changes
         old = type(entry.value)
         module, name = getattr(old, "__module__", "builtins"), getattr(old, "__qualname__", "")
-        if old is not type and module not in ("builtins", "__main__") and "<locals>" not in name and entry.roots:
-            if sys.modules.get(module) is None or getattr(sys.modules[module], name, None) is not old:
-                try:
-                    fresh = self._reference(module, name)
-                    if fresh is not old and isinstance(fresh, type):
-                        entry.value.__class__ = fresh
-                except (ImportError, AttributeError, TypeError):  # renamed, or another layout: it stays what it was
-                    pass
+        if not entry.roots or old is type or module in ("builtins", "__main__") or "<locals>" in name:
+            return
+        try:
+            fresh = self._reference(module, name)
+            if fresh is not old and isinstance(fresh, type):
+                entry.value.__class__ = fresh
+        except (ImportError, AttributeError, TypeError):  # renamed, or of another layout: it stays what it was
+            pass

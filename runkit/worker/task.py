@@ -60,16 +60,16 @@ class Task:
         self.on_main = on_main
         self.started = time.time()
 
-    def send(self, kind: int, meta: dict | None = None, parts: Any = ()) -> None:
+    def send(self, kind: int, meta: dict | None = None, parts: Any = (), later: bool = False) -> None:
         """Send a frame of this call, unless the call has ended."""
         if not self.finished:
-            self.session.send(kind, self.call, meta, parts, frames.FLAG_JSON if self.json else 0)
+            self.session.send(kind, self.call, meta, parts, frames.FLAG_JSON if self.json else 0, later)
 
-    def finish(self, kind: int, meta: dict | None = None, parts: Any = ()) -> bool:
+    def finish(self, kind: int, meta: dict | None = None, parts: Any = (), later: bool = False) -> bool:
         """Send the one frame that ends the call. False if it had ended before."""
         if self.finished:
             return False
-        self.send(kind, meta, parts)
+        self.send(kind, meta, parts, later)
         self.finished = True
         if self.done is not None:
             self.done.set()

@@ -1,0 +1,1 @@
+"""The `runkit` command."""

@@ -1,0 +1,109 @@
+"""`runkit status|logs|stop|ssh NAME`: clusters from outside. None of these starts a server where none runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import Namespace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from runkit.errors import ServerError
+
+if TYPE_CHECKING:
+    from runkit.client.cluster import Cluster
+
+FOLLOW_EVERY = 0.5
+DOWN = 3
+"""Exit status where no server runs."""
+
+
+def status(given: Namespace) -> int:
+    """Print what runs there."""
+    cluster = _cluster(given.name)
+    if not cluster.is_up():
+        print(f"{given.name}: no server runs" + (f" on {cluster.host}" if cluster.host else " on this machine"))
+        return DOWN
+    found = cluster.status()
+    print(json.dumps(found, indent=2) if given.json else "\n".join(describe(given.name, found)))
+    return 0
+
+
+def describe(name: str, found: dict[str, Any]) -> list[str]:
+    """A server's status for people."""
+    host, ray = found["host"], found["ray"]
+    lines = [
+        f"{name}: runkit {found['version']} on {host['name']}, port {found['port']}, up for {_span(found['uptime_s'])}",
+        f"  host   {host['system']} {host['machine']}, {host['cpus']} CPUs, {host['memory'] / 2**30:.1f} GiB",
+        f"         Python {', '.join(host['pythons']) or 'none of its own'}; Ray {ray['version']}",
+    ]
+    if ray.get("trouble"):
+        lines.append(f"  note   {ray['trouble']}")
+    for env, one in sorted(found["envs"].items()):
+        worker = one.get("worker")
+        process = (
+            f"process {worker['pid']}, {worker['rss'] / 2**20:.0f} MiB, {worker['running']} call(s)"
+            if worker
+            else "no process"
+        )
+        wants = ", ".join(f"{kind} {amount}" for kind, amount in (one.get("compute") or {}).items())
+        lines.append(f"  env    {env}: {one['state']}, {process}" + (f"; {wants}" if wants else ""))
+        if one["keys"]:
+            lines.append(f"         objects: {', '.join(sorted(one['keys']))}")
+        if one.get("failure"):
+            lines.append(f"         {one['failure'].splitlines()[0]}")
+    for client in found["clients"]:
+        since = datetime.fromtimestamp(client["since"]).strftime("%H:%M:%S")
+        lines.append(f"  client {client['id'] or client['address']}, since {since}")
+    return lines
+
+
+def logs(given: Namespace) -> int:
+    """Print the env's log."""
+    cluster = _running(given.name)
+    address = f"/v1/envs/{given.env}/log"
+    found = cluster.link.api.json("GET", f"{address}?lines={given.lines}")
+    while True:
+        sys.stdout.write(found["text"])
+        sys.stdout.flush()
+        if not given.follow:
+            return 0
+        time.sleep(FOLLOW_EVERY)
+        found = cluster.link.api.json("GET", f"{address}?from={found['end']}&file={found['file']}")
+
+
+def stop(given: Namespace) -> int:
+    """End the server."""
+    cluster = _cluster(given.name)
+    if not cluster.is_up():
+        print(f"{given.name}: no server runs")
+        return 0
+    cluster.stop_server()
+    print(f"{given.name}: the server has ended, and its envs with it")
+    return 0
+
+
+def ssh(given: Namespace) -> int:
+    """Open a shell."""
+    return int(_cluster(given.name).ssh() or 0)
+
+
+def _cluster(name: str) -> Cluster:
+    from runkit.client.cluster import Cluster  # noqa: PLC0415  (`runkit server …` needs none of the client)
+
+    return Cluster.from_name(name)
+
+
+def _running(name: str) -> Cluster:
+    cluster = _cluster(name)
+    if not cluster.is_up():
+        raise ServerError(f"no server runs on cluster {name!r}")
+    return cluster
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,53 @@
+"""`runkit server start|stop|status`: the server on this host. It runs in the Python that the command runs in."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from runkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def start(given: Namespace) -> int:
+    """Start it; prints where it is."""
+    for needed in ("ray", "aiohttp", "uvloop"):
+        if importlib.util.find_spec(needed) is None:
+            raise UsageError(
+                f"this Python ({sys.executable}) has no {needed}: `pip install 'runkit[server]'`, or run setup_cluster.sh, which makes "
+                "an environment of its own for the server"
+            )
+    print(json.dumps(_lifecycle().start(given.port, _say), indent=2))
+    return 0
+
+
+def stop(given: Namespace) -> int:
+    """End it."""
+    if not _lifecycle().stop(given.port, _say):
+        print(f"no server runs on port {given.port}")
+    return 0
+
+
+def status(given: Namespace) -> int:
+    """Ask it; the exit status is 3 where none runs."""
+    found = _lifecycle().status(given.port)
+    if found is None:
+        print(f"no server runs on port {given.port}")
+        return 3
+    print(json.dumps(found, indent=2))
+    return 0
+
+
+def _lifecycle() -> ModuleType:
+    from runkit.server import lifecycle  # noqa: PLC0415  (clients need none of the server)
+
+    return lifecycle
+
+
+def _say(text: str) -> None:
+    print(f"runkit: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,56 @@
+"""The thread that completes submitted calls."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from runkit.wire.streams import spawn
+
+Step = tuple[Callable[[Any], None], Any]
+
+
+class Finisher:
+    """Prints the output of submitted calls and completes them, in the order things arrived.
+
+    Not the connection's reader: user code runs here (callbacks, `__setstate__`), and may make calls of its own.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[list[Step]] = queue.SimpleQueue()
+        self._collected = threading.local()
+        self._lock = threading.Lock()
+        self.thread: threading.Thread | None = None
+
+    def collect(self, take: Callable[[Any], None], frame: Any) -> None:
+        """Note a step; `release` hands over what this thread has noted, so that a burst costs one handover."""
+        steps = getattr(self._collected, "steps", None)
+        if steps is None:
+            steps = self._collected.steps = []
+        steps.append((take, frame))
+
+    def release(self) -> None:
+        """Hand over the steps that this thread has collected."""
+        steps = getattr(self._collected, "steps", None)
+        if not steps:
+            return
+        self._collected.steps = []
+        if self.thread is None:
+            with self._lock:
+                if self.thread is None:
+                    self.thread = spawn("finisher", self._run)
+        self._queue.put(steps)
+
+    def _run(self) -> None:
+        while True:
+            for take, frame in self._queue.get():
+                try:
+                    take(frame)
+                except Exception:  # a broken callback of the user must not stop the others
+                    sys.excepthook(*sys.exc_info())
+
+
+finisher = Finisher()

@@ -1,0 +1,46 @@
+"""A short heartbeat for work that may wait a moment, so that many small things are done at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Callable
+
+from runkit.wire.streams import spawn
+
+PERIOD = 0.0005
+"""Seconds between two beats; there are none while nobody asks."""
+
+
+class Pulse:
+    """Calls back what asked for it, at the next beat; again at the one after if it returns True."""
+
+    def __init__(self) -> None:
+        self._asked: list[Callable[[], bool]] = []
+        self._lock = threading.Lock()
+        self._event = threading.Event()
+        self._started = False
+
+    def ask(self, action: Callable[[], bool]) -> None:
+        """Have `action` called at the next beat; it must not block."""
+        with self._lock:
+            self._asked.append(action)
+            if not self._started:
+                self._started = True
+                spawn("pulse", self._beat)
+        self._event.set()
+
+    def _beat(self) -> None:
+        while True:
+            self._event.wait()
+            time.sleep(PERIOD)
+            with self._lock:
+                asked, self._asked = self._asked, []
+                self._event.clear()
+            for action in asked:
+                if action():
+                    self.ask(action)
+
+
+pulse = Pulse()
+"""The heartbeat of this process."""
