@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def _fixed_facts() -> dict[str, Any]:
 def pythons(settings: Settings) -> dict[str, str]:
     """Interpreters on this host, {"3.11": path}: shipped by a client, fetched by uv, or the host's own."""
     found: dict[str, str] = {}
-    folders = [folder / "bin" for folder in sorted((settings.home / "python").glob("*/"))]
+    folders = [Path(sys.base_prefix) / "bin"]  # the server's own first: Ray wants one version on both sides
+    folders += [folder / "bin" for folder in sorted((settings.home / "python").glob("*/"))]
     folders += [Path(folder) for folder in os.get_exec_path() if folder]
     for folder in folders:
         for path in sorted(folder.glob("python3.*")):

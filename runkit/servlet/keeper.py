@@ -9,7 +9,7 @@ from typing import Any
 
 from runkit.errors import EnvError
 from runkit.servlet.processes import end, marked
-from runkit.servlet.spawn import Death, WorkerProcess, WorkerSpec
+from runkit.servlet.spawn import Death, WorkerProcess, WorkerSpec, write_ray_python
 
 KEPT_DEATHS = 100
 QUICK = 2.0
@@ -84,6 +84,7 @@ class Keeper:
     def update(self, spec: WorkerSpec) -> None:
         """What the next worker will be started with; the running one was told otherwise, or need not know."""
         self.spec = spec
+        write_ray_python(spec)
 
     def stop(self) -> None:
         """End the worker and everything it started; nothing is left afterwards."""

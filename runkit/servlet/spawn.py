@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -156,6 +157,9 @@ class WorkerProcess:
     def _environment(self) -> dict[str, str]:
         spec = self.spec
         variables = {**spec.environment, **spec.env_vars, MARK: f"{spec.mark}:{self.generation}"}
+        # Ray's tasks and actors that this env starts run in this env as well.
+        variables["RAY_JOB_CONFIG_JSON"] = json.dumps({"runtime_env": {"py_executable": write_ray_python(spec)}})
+        variables["RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL"] = "minor"
         bin_folder = os.path.dirname(spec.python)
         path = variables.get("PATH") or os.defpath
         if bin_folder not in path.split(os.pathsep):
@@ -277,6 +281,20 @@ def clean_environment(inherited: Mapping[str, str]) -> dict[str, str]:
         for name, value in inherited.items()
         if name in _OWN or (not name.startswith(_FOREIGN) and name != "OMP_NUM_THREADS")
     }
+
+
+def write_ray_python(spec: WorkerSpec) -> str:
+    """Write what Ray starts as the Python of the env's tasks; gives its path.
+
+    The env's variables are in this file, which only this user can read: what Ray is told of them it would log.
+    """
+    path = os.path.join(spec.sockets, f"{_short(spec.env)}.ray-python")
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in spec.env_vars.items())
+    partial = f"{path}.{os.getpid()}"
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700), "w", encoding="utf-8") as file:
+        file.write(f'#!/bin/sh\n{exports}exec {shlex.quote(spec.python)} "$@"\n')
+    os.replace(partial, path)
+    return path
 
 
 def _folder(spec: WorkerSpec) -> str:

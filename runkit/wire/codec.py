@@ -48,5 +48,7 @@ def dump(value: Any, what: str = "the value") -> list[Any]:
 
 
 def load(parts: Sequence[Any]) -> Any:
-    """The object again; arrays share memory with the received buffers, which are writable."""
-    return pickle.loads(parts[0], buffers=parts[1:])
+    """The object again; its arrays are writable, and share memory with the received blobs."""
+    # Small buffers are slices of a frame, which is immutable; blobs came into memory of their own.
+    buffers = [bytearray(part) if memoryview(part).readonly else part for part in parts[1:]]
+    return pickle.loads(parts[0], buffers=buffers)

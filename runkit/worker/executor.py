@@ -224,7 +224,11 @@ class Executor:
         if task.json:
             given = json.loads(bytes(parts[0]))
             return given.get("args", []), given.get("kwargs", {})
-        return codec.load(parts)
+        try:
+            return codec.load(parts)
+        except ImportError as error:
+            failure.add_note(error, "an argument of the call needs this module, and the env has not got it: name it in its reqs")
+            raise
 
     def _dump(self, task: Task, value: Any, what: str) -> list[Any]:
         if task.json:

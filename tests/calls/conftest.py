@@ -27,3 +27,11 @@ def side(cluster: rk.Cluster) -> rk.Env:
     env = rk.env(name="side", root_reqs=False)
     env.to(cluster)
     return env
+
+
+@pytest.fixture(scope="session")
+def arrays(cluster: rk.Cluster) -> rk.Env:
+    """An env that has numpy."""
+    env = rk.env(name="arrays", reqs=["numpy"], root_reqs=False)
+    env.to(cluster)
+    return env

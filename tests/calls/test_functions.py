@@ -49,9 +49,9 @@ def test_lambdas_and_closures(cluster: rk.Cluster) -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 300_000, 20_000_000])
-def test_arrays_keep_their_bytes(cluster: rk.Cluster, size: int) -> None:
+def test_arrays_keep_their_bytes(cluster: rk.Cluster, arrays: rk.Env, size: int) -> None:
     array = np.arange(size, dtype=np.uint8).reshape(10, -1)
-    echo = rk.function(jobs.echo).to(cluster)
+    echo = rk.function(jobs.echo).to(cluster, env=arrays)
     back = echo(array)
     assert np.array_equal(back, array)
     back[0, 0] = 1  # the received memory is the caller's own
@@ -82,7 +82,7 @@ def test_causes_and_notes(cluster: rk.Cluster) -> None:
         fail("cause")
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     text = "".join(traceback.format_exception(caught.value))
-    assert text.count("in deep") >= 4
+    assert text.count("in deep") >= 3  # of four: Python folds repeated lines
     assert "direct cause" in text
     if sys.version_info >= (3, 11):
         with pytest.raises(KeyError) as noted:
