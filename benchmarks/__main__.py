@@ -130,7 +130,7 @@ def measure(
     run("envs/numpy", lambda: envs.first_numpy(session, other, rounds))
     run("envs/restart", lambda: {"worker_restart": envs.worker_restart(session, rounds)})
     run("starts/server", lambda: {"server": starts.server(session, rounds)})
-    session.cluster.stop_server()
+    run(groups[0], lambda: session.cluster.stop_server() or {})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ measuring them.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -36,12 +37,23 @@ def prepare() -> None:
     PLACE.mkdir(mode=0o755, exist_ok=True)
     if PLACE.stat().st_uid != os.getuid():
         raise SystemExit(f"{PLACE} belongs to another user")
+    _claim()
     shutil.copytree(JOBS, PLACE / "jobs", dirs_exist_ok=True)
+    shutil.rmtree(PLACE / "roots", ignore_errors=True)  # of earlier runs
     for name in ("home", "run"):
         (PLACE / name).mkdir(mode=0o700, exist_ok=True)
     os.environ.update(RUNKIT_HOME=str(PLACE / "home"), RUNKIT_RUNTIME_DIR=str(PLACE / "run"))
     os.environ["RUNKIT_KNOWN_HOSTS"] = str(PLACE / "home" / "known_hosts")
     (PLACE / "home" / "known_hosts").unlink(missing_ok=True)  # the hosts of this run have new keys
+
+
+def _claim() -> None:
+    """One run at a time: two would measure each other. The lock ends with this process."""
+    lock = os.open(PLACE / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SystemExit(f"another run of the benchmarks is under way (it holds {PLACE}/lock)") from None
 
 
 def make_root(name: str) -> Path:

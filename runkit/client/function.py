@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import html
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
+
+import cloudpickle
 
 from runkit.client.call import Call
 from runkit.client.cluster import Cluster, as_cluster
@@ -13,7 +18,7 @@ from runkit.client.envs import HERE, EnvLike
 from runkit.client.invoke import Invoker, check_options
 from runkit.client.remote import RemoteObject
 from runkit.client.request import DEFAULTS, Options
-from runkit.client.roots import Location, locate
+from runkit.client.roots import Location, importable, locate
 from runkit.client.session import Target
 from runkit.errors import EnvNotFound, UsageError
 from runkit.model.env import as_env
@@ -201,6 +206,20 @@ def describe(thing: Any) -> tuple[Location, Target, str | None]:
     if location.by_value_reason is None and location.module and location.qualname:
         return location, Target({"ref": [location.module, location.qualname]}), None
     label = getattr(thing, "__name__", repr(thing))
-    parts = codec.dump(thing, f"{label}, which travels by value because {location.by_value_reason},")
+    with _whole_module(sys.modules.get(location.module or "")):
+        parts = codec.dump(thing, f"{label}, which travels by value because {location.by_value_reason},")
     digest = hashlib.sha256(b"".join(bytes(part) for part in parts)).hexdigest()
     return location, Target({"value": digest}, parts), HERE
+
+
+@contextmanager
+def _whole_module(module: ModuleType | None) -> Iterator[None]:
+    """While a function of a module that cannot be imported over there is pickled: the module's other functions go by value, too."""
+    if module is None or module.__name__ == "__main__" or importable(module):
+        yield
+        return
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)

@@ -119,6 +119,12 @@ def locate(obj: Any = None) -> Location:
     return Location(place.root, place.module, qualname, place.by_value_reason or _unresolved(obj, module, qualname))
 
 
+def importable(module: types.ModuleType) -> bool:
+    """Whether the module can be imported by its name over there; not if it was loaded from a file under another name."""
+    file = getattr(module, "__file__", None)
+    return not file or _is_installed(file) or _import_base(file, module.__name__) is not None
+
+
 def root_at(folder: str | os.PathLike[str]) -> Root:
     """The root that is exactly this folder: a `working_dir`, or a local folder among the requirements.
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from runkit.errors import PortInUse, ServerError, VersionMismatch
+from runkit.errors import PortInUse, RunkitError, ServerError, VersionMismatch
 from runkit.server.settings import Settings, ensure_secret
 from runkit.servlet.processes import ProcessId, end, marked, of_session
 from runkit.wire import problems
@@ -172,9 +172,9 @@ def stop(port: int, say: Say = lambda text: None) -> bool:
     if server is not None and server.alive():
         found = True
         say(f"end the server (process {server.pid})")
-        with suppress(OSError, ServerError):
+        try:
             ask(settings, "POST", "/v1/shutdown", {})
-        if not server.wait(0.5):
+        except (OSError, RunkitError):
             server.signal(signal.SIGTERM)
         if not server.wait(STOP_SECONDS):
             end([server], gently=0.0)
@@ -182,7 +182,7 @@ def stop(port: int, say: Say = lambda text: None) -> bool:
     left = marked(settings.mark) + (of_session(head) if head is not None else [])
     if left:
         found = True
-        say(f"end {len(left)} processes that an earlier server left")
+        say(f"end {len(left)} processes that an earlier server left: {', '.join(sorted(one.name() for one in left))}")
         end(left, gently=3.0)
         end(marked(settings.mark) + (of_session(head) if head is not None else []), gently=0.5)
     for path in (settings.state, settings.control):

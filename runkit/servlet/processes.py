@@ -47,6 +47,12 @@ class ProcessId:
         found = _stat(self.pid)
         return found is not None and found[1] == self.started and found[0] not in "ZX"
 
+    def name(self) -> str:
+        """What the kernel calls it, with its number: "raylet (123)"."""
+        with suppress(OSError), open(f"/proc/{self.pid}/comm") as file:
+            return f"{file.read().strip()} ({self.pid})"
+        return f"({self.pid})"
+
     def signal(self, number: int) -> bool:
         """Send a signal to this very process; False if it is gone."""
         descriptor = pidfd(self.pid)

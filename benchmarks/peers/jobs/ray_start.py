@@ -6,18 +6,12 @@ import sys
 import time
 
 ray, temp, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
-command = [
-    ray,
-    "start",
-    "--head",
-    f"--port={port}",
-    f"--dashboard-port={port + 1}",
-    f"--ray-client-server-port={port + 2}",
-]
-command += [f"--dashboard-agent-listen-port={port + 3}", f"--temp-dir={temp}", "--disable-usage-stats"]
+ports = ["--port", "--dashboard-port", "--dashboard-agent-listen-port"]  # its defaults may belong to somebody
+command = [ray, "start", "--head", f"--temp-dir={temp}", "--disable-usage-stats"]
+command += [f"{name}={port + i}" for i, name in enumerate(ports)]
 begin = time.perf_counter()
 done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 seconds = time.perf_counter() - begin
 if done.returncode:
-    sys.exit(done.stdout + done.stderr)
+    sys.exit((done.stdout + done.stderr)[-500:])
 print(json.dumps(seconds))
