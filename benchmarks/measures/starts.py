@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import compileall
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -15,7 +18,7 @@ from typing import Any
 import runkit as rk
 from benchmarks.measures.session import Session
 from benchmarks.peers import ray
-from benchmarks.place import Absent
+from benchmarks.place import PLACE, Absent
 from benchmarks.stats import median, timed
 
 HEAVY = ("ray", "sky", "paramiko", "sshtunnel", "uvicorn", "aiohttp", "numpy")
@@ -23,7 +26,20 @@ HEAVY = ("ray", "sky", "paramiko", "sshtunnel", "uvicorn", "aiohttp", "numpy")
 
 # Without `site`, which in a venv with editable installs imports a good part of the standard library beforehand.
 BARE = [sys.executable, "-S"]
-PATH = f"import sys; sys.path[:0] = {[str(Path(rk.__file__).parents[1]), sysconfig.get_path('purelib')]}; "
+
+
+@functools.cache
+def _installed() -> Path:
+    """A copy of runkit with its bytecode, as an installation or a host's code folder has it."""
+    folder = PLACE / "installed"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(Path(rk.__file__).parent, folder / "runkit", ignore=shutil.ignore_patterns("__pycache__"))
+    compileall.compile_dir(folder, quiet=2)
+    return folder
+
+
+def _path() -> str:
+    return f"import sys; sys.path[:0] = {[str(_installed()), sysconfig.get_path('purelib')]}; "
 
 
 def _python(code: str) -> float:
@@ -32,9 +48,9 @@ def _python(code: str) -> float:
 
 def import_runkit(runs: int = 40) -> dict[str, Any]:
     """Seconds above `python -c pass`, in alternating runs, and which heavy modules came along."""
-    differences = [-_python(PATH + "pass") + _python(PATH + "import runkit") for _ in range(runs)]
+    differences = [-_python(_path() + "pass") + _python(_path() + "import runkit") for _ in range(runs)]
     code = f"import json, runkit; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
-    came = subprocess.run([*BARE, "-c", PATH + code], check=True, capture_output=True, text=True)
+    came = subprocess.run([*BARE, "-c", _path() + code], check=True, capture_output=True, text=True)
     return {"above_pass": median(differences), "heavy": json.loads(came.stdout)}
 
 
@@ -48,7 +64,7 @@ def _worker() -> float:
     out_read, out = os.pipe()
     err_read, err = os.pipe()
     ready, ready_write = os.pipe()
-    boot = Path(rk.__file__).parent / "worker" / "boot.py"
+    boot = _installed() / "runkit" / "worker" / "boot.py"
     with tempfile.TemporaryDirectory(prefix="rb", dir="/tmp") as folder:
         config = {
             "env": "default",

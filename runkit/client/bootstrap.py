@@ -182,7 +182,9 @@ def _generations(api: Api) -> dict[str, int]:
 def _await_end(transport: Transport, info: ServerInfo) -> None:
     # A process that has ended but that nobody has asked about yet is a zombie: gone as far as its ports go.
     gone = f'case "$(cat /proc/{info.pid}/stat 2>/dev/null)" in "" | *") Z "*) break ;; esac'
-    transport.run(f"n=0; while [ $n -lt 200 ]; do {gone}; sleep 0.05 2>/dev/null || sleep 1; n=$((n + 1)); done", timeout=240)
+    transport.run(
+        f"n=0; while [ $n -lt 200 ]; do {gone}; sleep 0.05 2>/dev/null || sleep 1; n=$((n + 1)); done", timeout=240
+    )
 
 
 def _free(port: int) -> bool:

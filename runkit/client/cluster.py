@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import html
+import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -490,3 +491,13 @@ def as_cluster(given: Any) -> Cluster:
 def _disconnect_all() -> None:
     for one in list(_open):
         one.disconnect()
+
+
+def _forget_all() -> None:
+    """In a forked child: the connections are the parent's; this process makes its own when it needs one."""
+    for one in list(_open):
+        one._link = None
+        one._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forget_all)

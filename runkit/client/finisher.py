@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import threading
@@ -20,6 +21,10 @@ class Finisher:
     """
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Start afresh; also in a forked child, where the thread did not come along."""
         self._queue: queue.SimpleQueue[list[Step]] = queue.SimpleQueue()
         self._collected = threading.local()
         self._lock = threading.Lock()
@@ -54,3 +59,4 @@ class Finisher:
 
 
 finisher = Finisher()
+os.register_at_fork(after_in_child=finisher.forget)

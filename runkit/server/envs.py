@@ -12,12 +12,14 @@ from typing import Any
 from runkit.errors import EnvError, EnvNotFound, RunkitError, ServerError, UsageError
 from runkit.server import servlets
 from runkit.server.default_env import default_plan
+from runkit.server.ray_cluster import RayCluster
 from runkit.server.servlets import Servlet
 from runkit.server.settings import Settings, read_json, write_json
 from runkit.wire import problems
 from runkit.wire.names import DEFAULT_ENV, check_name
 
 WATCH_SECONDS = 60.0
+LOOK_SECONDS = 1.0
 WORKER_SECONDS = 10.0
 """How long whoever asks for a worker waits for one that is being started."""
 
@@ -69,21 +71,26 @@ class Envs:
     """All envs.
 
     Args:
+        ray: where servlets live.
         lost_keys: called when an env's worker has gone; gives the keys that went with it.
         order: passes an order to an env's worker: (env, generation, order).
+
+    Attributes:
+        ray_up: set while servlets can be made.
     """
 
     def __init__(
         self,
         settings: Settings,
+        ray: RayCluster,
         lost_keys: Callable[[str], list[str]],
         order: Callable[[str, int, dict[str, Any]], Any],
     ):
         self._settings = settings
+        self._ray = ray
         self._lost_keys = lost_keys
         self._order = order
         self._envs: dict[str, Env] = {}
-        self.ray_lost = asyncio.Event()
         self.ray_up = asyncio.Event()
         for file in sorted(settings.envs.glob("*.json")):
             plan = read_json(file)
@@ -132,8 +139,8 @@ class Envs:
         """The env's state as its servlet sees it at this moment: memory and running calls too."""
         env = self.get(name)
         if env.servlet is not None:
-            with suppress(RunkitError):
-                env.hear(await env.servlet.ask("state"))
+            with suppress(RunkitError, TimeoutError, asyncio.TimeoutError):
+                env.hear(await asyncio.wait_for(env.servlet.ask("state"), LOOK_SECONDS))
         return env.state
 
     def ask_state(self, name: str, request: str | None) -> str:
@@ -181,20 +188,29 @@ class Envs:
         env.installing = True
         before = env.worker
         fresh = env.servlet is None or (plan.get("compute") or {}) != (env.plan.get("compute") or {})
+        placed = False
         try:
             await self.ray_up.wait()
             if fresh:
-                async for event in self._place(env, plan):
+                compute = await self._affordable(env, plan)
+                if env.servlet is not None:  # built before the old one goes: if that fails, nothing has happened
+                    async for event in env.servlet.run("build", plan):
+                        if "built" not in event:
+                            yield event
+                        if "error" in event:
+                            return
+                placed = True
+                async for event in self._place(env, compute):
                     yield event
             assert env.servlet is not None  # placed
-            async for event in env.servlet.install(plan):
+            async for event in env.servlet.run("install", plan):
                 if "done" in event:
                     event = {"done": await self._installed(env, plan, event["done"], before)}
-                yield event
-                if "done" not in event and "error" in event and fresh:
+                elif "error" in event and placed:
                     await self._drop_servlet(env)
+                yield event
         except RunkitError as error:
-            if fresh:
+            if placed:
                 await self._drop_servlet(env)
             yield {"error": problems.to_json(error)}
         finally:
@@ -222,29 +238,39 @@ class Envs:
         env.plan = plan
         env.hear(done)
         self._envs[env.name] = env
+        log.info("env %r: ready", env.name)
         write_json(self._settings.envs / f"{env.name}.json", plan)
         self._watch(env)
         return {**{name: done[name] for name in ("build", "created", "replaced_worker", "worker")}, "lost": lost}
 
-    async def _place(self, env: Env, plan: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """Make the env's servlet; where its resources are taken, say what it waits for."""
+    async def _affordable(self, env: Env, plan: dict[str, Any]) -> dict[str, Any]:
+        """What the env asks of Ray.
+
+        Raises:
+            UsageError: the cluster does not have that much at all.
+        """
         compute = {kind: amount for kind, amount in (plan.get("compute") or {}).items() if amount}
         if compute:
-            never, _ = await asyncio.to_thread(servlets.missing_resources, compute)
+            never, _ = await servlets.missing_resources(self._ray, compute)
             if never:
                 there = ", ".join(
                     f"{kind}: {compute[kind]} asked for, {amount:g} in the cluster" for kind, amount in never.items()
                 )
                 raise UsageError(f"env {env.name!r} asks for more than the cluster has: {there}")
+        return compute
+
+    async def _place(self, env: Env, compute: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Make the env's servlet; where its resources are taken, say what it waits for."""
         await self._drop_servlet(env)
-        servlet = await asyncio.to_thread(servlets.create, self._settings, env.name, compute, self.ray_lost)
+        servlet = await servlets.create(self._ray, self._settings, env.name, compute)
         env.servlet = servlet
         there_yet = asyncio.ensure_future(servlet.ask("pid"))
         while not (await asyncio.wait({there_yet}, timeout=2.0))[0]:
-            _, later = await asyncio.to_thread(servlets.missing_resources, compute)
+            _, later = await servlets.missing_resources(self._ray, compute)
             needs = ", ".join(f"{kind} ({compute[kind]} needed, {amount:g} free)" for kind, amount in later.items())
             yield {"phase": f"wait for {needs or 'a process of Ray'}"}
         there_yet.result()
+        log.info("env %r: its servlet is there", env.name)
 
     # -- watching
 
@@ -260,7 +286,7 @@ class Envs:
                 if env.servlet is servlet:
                     env.hear(state)
         except RunkitError as error:
-            if env.servlet is servlet and not self.ray_lost.is_set():
+            if env.servlet is servlet and self._ray.connected:
                 log.warning("env %r: %s; it is built again", env.name, error)
                 self._gone(env, str(error))
                 with suppress(RunkitError):
@@ -281,7 +307,7 @@ class Envs:
             env.watcher.cancel()
         with suppress(RunkitError):
             await servlet.ask("stop")
-        await asyncio.to_thread(servlet.kill)
+            await servlet.kill()
         env.hear({"version": 0, "worker": None, "restarts": env.state["restarts"], "failure": ""})
 
     # -- ending and coming back
@@ -318,18 +344,15 @@ class Envs:
 
     async def adopt(self) -> None:
         """Take over the living servlets of an earlier server on this port."""
-        for actor_name in await asyncio.to_thread(servlets.actor_names):
-            servlet = await asyncio.to_thread(servlets.find, actor_name, self.ray_lost)
-            if servlet is None:
-                continue
+        for servlet in await servlets.living(self._ray):
             env = self._envs.get(servlet.name)
             try:
                 state = await asyncio.wait_for(servlet.ask("state"), 5.0)
                 if env is None or env.servlet is not None or state["plan"]["build"] != env.plan.get("build"):
                     raise EnvError("nobody asked for it")
             except (RunkitError, TimeoutError, asyncio.TimeoutError) as error:
-                log.info("servlet %s is not taken over: %s", actor_name, error)
-                await asyncio.to_thread(servlet.kill)
+                log.info("servlet %s is not taken over: %s", servlet.actor, error)
+                await servlet.kill()
                 continue
             env.servlet = servlet
             env.hear(state)
@@ -338,16 +361,10 @@ class Envs:
     def ray_died(self) -> list[str]:
         """Ray has ended and every servlet with it; gives the names of those that ran."""
         self.ray_up.clear()
-        self.ray_lost.set()
         running = [env.name for env in self._envs.values() if env.servlet is not None]
         for name in running:
             self._gone(self._envs[name], "Ray has ended")
         return running
-
-    def ray_is_up(self) -> None:
-        """Servlets can be made (again)."""
-        self.ray_lost = asyncio.Event()
-        self.ray_up.set()
 
 
 def _raise_error(event: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ class Head:
         self.ray = ray
         ray.on_death = self._ray_ended
         self.directory = Directory(self.worker, self._replace)
-        self.envs = Envs(settings, self.directory.forget, self._order)
+        self.envs = Envs(settings, ray, self.directory.forget, self._order)
         self._control: asyncio.AbstractServer | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -57,11 +57,8 @@ class Head:
             RunkitError: Ray did not come up, or the default env did not.
         """
         self._control = await self.directory.listen(self.settings.control)
-        _, _ = await asyncio.gather(
-            asyncio.to_thread(self.ray.connect), asyncio.to_thread(default_env.ensure, self.settings)
-        )
-        self.ray.watch()
-        self.envs.ray_is_up()
+        await asyncio.gather(self.ray.connect(), asyncio.to_thread(default_env.ensure, self.settings))
+        self.envs.ray_up.set()
         if self.ray.adopted:
             await self.envs.adopt()
         await self.envs.up(DEFAULT_ENV)
@@ -87,13 +84,12 @@ class Head:
         await asyncio.to_thread(self._end_leftovers)
         await asyncio.to_thread(self.ray.launch)
         try:
-            await asyncio.to_thread(self.ray.connect)
+            await self.ray.connect()
         except RunkitError as error:
             self.trouble = f"Ray ended and could not be started again: {error}. Restart the server."
             log.error("%s", self.trouble)
             return
-        self.ray.watch()
-        self.envs.ray_is_up()
+        self.envs.ray_up.set()
         for name in names:
             with suppress(RunkitError):
                 await self.envs.up(name)
@@ -109,7 +105,7 @@ class Head:
         if self._control is not None:
             self._control.close()
         if self.keep_ray:
-            await asyncio.to_thread(self.ray.disconnect)
+            self.ray.disconnect()
             return
         await self.envs.stop()
         await asyncio.to_thread(self.ray.stop)

@@ -81,8 +81,9 @@ def _settle_with_running(settings: Settings, running: ProcessId, say: Say) -> di
         }
     if reason := why_busy(status):
         raise VersionMismatch(
-            f"the server on port {settings.port} runs another version of runkit ({status['version']}, code {status['code'][:12]}) and "
-            f"is in use: {reason}. Ask them to disconnect, or stop it (`runkit server stop --port {settings.port}`, or cluster.stop_server())."
+            f"the server on port {settings.port} runs another version of runkit ({status['version']}, code {status['code'][:12]}) "
+            f"and is in use: {reason}. Ask them to disconnect, or stop it (`runkit server stop --port {settings.port}`, or "
+            "cluster.stop_server())."
         )
     say(
         f"the server runs another runkit ({status['version']}, code {status['code'][:12]}) and nobody uses it: it is replaced"

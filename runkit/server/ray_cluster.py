@@ -1,26 +1,26 @@
-"""The server's Ray: started with explicit ports and a token of ours, joined as a driver, watched, and ended by id."""
+"""The server's Ray: started with explicit ports and a token of ours, asked for servlets, watched, and ended by id."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
 from runkit.errors import ServerError
 from runkit.server.settings import Settings, ensure_secret
 from runkit.servlet.processes import ProcessId, end, marked, of_session, pidfd
-from runkit.wire import places
+from runkit.wire import places, problems
 
-NAMESPACE = "runkit"
-START_SECONDS = 60.0
+START_SECONDS = 90.0
+LINE_BYTES = 256 << 20
 _STORE_MOST = 2 << 30
 
 log = logging.getLogger("runkit.server.ray")
@@ -37,43 +37,42 @@ def address(settings: Settings) -> str:
 
 
 class RayCluster:
-    """Ray under this server.
+    """Ray under this server, and the line to it (see rayhead and ray_bridge).
 
     Attributes:
-        version: Ray's version, once it is imported.
+        head: the process that holds it.
+        version: Ray's version, once it is known.
+        connected: whether it answers.
         on_death: called on the loop when Ray has ended without being told.
         adopted: whether it is the Ray of an earlier server.
     """
 
     def __init__(self, settings: Settings):
-        self._settings = settings
-        self.on_death: Callable[[], None] = lambda: None
-        self.adopted = False
-        self._popen: subprocess.Popen[bytes] | None = None
         self.head: ProcessId | None = None
         self.version = ""
         self.connected = False
-        self.session = ""
-        self._polling: asyncio.Task[None] | None = None
+        self.adopted = False
+        self.on_death: Callable[[], None] = lambda: None
+        self._settings = settings
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Queue[dict[str, Any]]] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading: asyncio.Task[None] | None = None
 
     # -- start
 
     def begin(self) -> None:
         """Take over the Ray of an earlier server on this port, else start one; returns at once."""
-        self.adopted = self._adopt()
-        if not self.adopted:
+        kept = self._settings.read_state().get("ray") or {}
+        head = ProcessId.from_json(kept.get("head"))
+        self.adopted = head is not None and head.alive() and bool(kept.get("version"))
+        if self.adopted:
+            self.head, self.version = head, kept["version"]
+        else:
             # Workers of an earlier server whose Ray is gone have nobody left.
             end(marked(self._settings.mark), gently=0.5)
             self.launch()
-
-    def _adopt(self) -> bool:
-        kept = self._settings.read_state().get("ray") or {}
-        head = ProcessId.from_json(kept.get("head"))
-        if head is None or not head.alive():
-            return False
-        self.head = head
-        self.session = kept.get("session", "")
-        return True
 
     def launch(self) -> None:
         """Start the head process; returns at once. What an earlier Ray left behind is ended and removed first."""
@@ -84,10 +83,19 @@ class RayCluster:
         ports = settings.ports
         first, last = ports.workers
         plan = {
-            "gcs": ports.gcs, "node_manager": ports.node_manager, "object_manager": ports.object_manager, "workers": [first, last],
-            "runtime_env_agent": ports.runtime_env_agent, "agent_http": ports.agent_http, "agent_grpc": ports.agent_grpc,
-            "metrics": ports.metrics, "temp": str(settings.ray), "object_store_memory": _object_store_memory(),
-        }  # fmt: skip
+            "gcs": ports.gcs,
+            "node_manager": ports.node_manager,
+            "object_manager": ports.object_manager,
+            "runtime_env_agent": ports.runtime_env_agent,
+            "agent_http": ports.agent_http,
+            "agent_grpc": ports.agent_grpc,
+            "metrics": ports.metrics,
+            "workers": [first, last],
+            "address": address(settings),
+            "temp": str(settings.ray),
+            "socket": str(settings.ray_socket),
+            "object_store_memory": _object_store_memory(),
+        }
         with open(settings.log / "ray.log", "ab") as output:
             self._popen = subprocess.Popen(
                 [sys.executable, "-m", "runkit.server.rayhead"],
@@ -104,57 +112,105 @@ class RayCluster:
         self.head = ProcessId.of(self._popen.pid) or ProcessId(self._popen.pid, 0)
         settings.write_state(ray={"head": self.head.as_json()})
 
-    def connect(self) -> None:
-        """Join as a driver, as soon as Ray can be joined. Blocks; runs in a thread.
-
-        Raises:
-            ServerError: Ray did not come up.
-        """
-        # Imported here, behind the start of the process that needs it first; it takes a third of a second.
-        import ray
-
-        self.version = ray.__version__
-        if self._popen is not None:
-            self._await_head(self._popen)
-        began = time.monotonic()
-        _await_node(address(self._settings), began + START_SECONDS)
-        ray.init(
-            address=address(self._settings),
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            configure_logging=False,
-            logging_level=logging.WARNING,
-        )
-        self.connected = True
-        log.info("joined Ray %s after %.2f s", self.version, time.monotonic() - began)
-
-    def _await_head(self, head: subprocess.Popen[bytes]) -> None:
-        assert head.stdout is not None  # asked for in `launch`
-        line = head.stdout.readline()
-        if not line:
-            status = head.wait()
-            raise ServerError(
-                f"Ray did not start (status {status}); its messages are in {self._settings.log / 'ray.log'}"
-            )
-        self.session = json.loads(line)["session"]
-        assert self.head is not None
-        self._settings.write_state(ray={"head": self.head.as_json(), "session": self.session})
-        head.stdout.close()
-
     def _environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         return {
             **inherited,
             **shared_variables(self._settings),
             "PYTHONPATH": str(self._settings.code),  # servlets are imported from there
-            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # when this node ends all of its work ends with it
         }
+
+    async def connect(self) -> None:
+        """Have a line to Ray, as soon as it is there.
+
+        Raises:
+            ServerError: Ray did not come up.
+        """
+        log.info("wait for Ray")
+        if not self.adopted and self._popen is not None:
+            self.version = await self._await_head(self._popen)
+        try:
+            reader, self._writer = await asyncio.open_unix_connection(self._settings.ray_socket, limit=LINE_BYTES)
+        except OSError as error:
+            raise ServerError(f"Ray's head process does not answer: {error}") from error
+        self._reading = asyncio.get_running_loop().create_task(self._read(reader))
+        self.connected = True
+        log.info("Ray %s is there%s", self.version, " still" if self.adopted else "")
+        self._watch()
+
+    async def _await_head(self, head: subprocess.Popen[bytes]) -> str:
+        assert head.stdout is not None  # asked for in `launch`
+        messages = self._settings.log / "ray.log"
+        try:
+            line = await asyncio.wait_for(asyncio.to_thread(head.stdout.readline), START_SECONDS)
+        except (TimeoutError, asyncio.TimeoutError):
+            raise ServerError(f"Ray did not start within {START_SECONDS:g} s; its messages are in {messages}") from None
+        if not line:
+            raise ServerError(f"Ray did not start (status {head.wait()}); its messages are in {messages}")
+        head.stdout.close()
+        version = str(json.loads(line)["version"])
+        assert self.head is not None  # launched
+        self._settings.write_state(ray={"head": self.head.as_json(), "version": version})
+        return version
+
+    # -- questions
+
+    async def request(self, op: str, **fields: Any) -> Any:
+        """One question, one answer.
+
+        Raises:
+            ServerError: Ray has ended, or refused. EnvError, …: as the servlet raised it.
+        """
+        async for message in self._exchange(op, fields):
+            return message.get("ok")
+        return None
+
+    async def stream(self, op: str, **fields: Any) -> AsyncIterator[Any]:
+        """One question, answers as they come. Raises what `request` does."""
+        async for message in self._exchange(op, fields):
+            if "item" in message:
+                yield message["item"]
+
+    async def _exchange(self, op: str, fields: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        if self._writer is None or not self.connected:
+            raise ServerError("Ray has ended; it is being started again")
+        number = next(self._numbers)
+        answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._waiting[number] = answers
+        try:
+            self._writer.write(json.dumps({"id": number, "op": op, **fields}).encode() + b"\n")
+            while True:
+                message = await answers.get()
+                if "error" in message:
+                    raise problems.from_json(message["error"])
+                yield message
+                if "item" not in message:
+                    return
+        finally:
+            self._waiting.pop(number, None)
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        with suppress(OSError, ValueError):
+            while line := await reader.readline():
+                message = json.loads(line)
+                if (answers := self._waiting.get(message["id"])) is not None:
+                    answers.put_nowait(message)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.connected = False
+        gone = problems.to_json(ServerError("Ray has ended, and the servlets with it"))
+        for answers in self._waiting.values():
+            answers.put_nowait({"error": gone})
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
     # -- watch
 
-    def watch(self) -> None:
-        """Have `on_death` called when Ray ends. Call on the loop."""
-        assert self.head is not None
+    def _watch(self) -> None:
+        assert self.head is not None  # it answers
         loop = asyncio.get_running_loop()
         descriptor = pidfd(self.head.pid)
         if descriptor is None:
@@ -178,29 +234,24 @@ class RayCluster:
         if self._popen is not None:
             self._popen.poll()  # reaps it
         if self.head is not None:
+            self._hang_up()
             self.on_death()
 
     # -- end
 
     def disconnect(self) -> None:
-        """Leave Ray without ending it; detached actors stay."""
-        if self.connected:
-            import ray  # imported by `connect` before
-
-            self.connected = False
-            ray.shutdown()
+        """Leave Ray as it is. Call on the loop."""
+        self._hang_up()
 
     def stop(self) -> None:
-        """End Ray, everything of it; nothing of any other Ray is touched."""
+        """End Ray, everything of it; nothing of any other Ray is touched. Blocks."""
         head, self.head = self.head, None
-        self.disconnect()
         if head is not None:
             session = of_session(head)
             end([head], gently=5.0)
             if self._popen is not None:
                 self._popen.poll()
-            left = {*session, *of_session(head)}
-            end(left, gently=1.0)
+            end({*session, *of_session(head)}, gently=1.0)
         self._clear()
         self._settings.write_state(ray=None)
 
@@ -210,28 +261,11 @@ class RayCluster:
         if kept is not None:
             end(of_session(kept), gently=1.0)
         shutil.rmtree(self._settings.ray, ignore_errors=True)
-
-
-def _await_node(gcs_address: str, deadline: float) -> None:
-    """Wait until the raylet has registered; `ray.init` would look for it once a second."""
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # a compiled module without stubs; # as `ray` itself: not before it is needed
-
-    client = None
-    while True:
-        try:
-            client = client or GcsClient(address=gcs_address)
-            if client.get_all_node_info(timeout=5):
-                return
-        except Exception as error:  # Ray raises several kinds while its GCS is coming up
-            log.debug("Ray's GCS is not there yet: %s", error)
-            client = None
-        if time.monotonic() > deadline:
-            raise ServerError(f"Ray was started but no node of it came up within {START_SECONDS:g} s")
-        time.sleep(0.02)
+        self.adopted = False
 
 
 def _object_store_memory() -> int:
     """Bytes for Ray's own object store, which only code that uses Ray itself needs; taken from /dev/shm as it fills."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    shared: Any = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else _STORE_MOST
+    shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else _STORE_MOST
     return max(80 << 20, min(_STORE_MOST, memory // 10, int(shared * 0.8)))

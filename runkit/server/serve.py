@@ -15,7 +15,7 @@ from logging.handlers import RotatingFileHandler
 from typing import Any
 
 from runkit.errors import PortInUse, RunkitError
-from runkit.server.ray_cluster import RayCluster, shared_variables
+from runkit.server.ray_cluster import RayCluster
 from runkit.server.settings import Settings, ensure_secret
 from runkit.servlet.processes import ProcessId
 from runkit.wire import problems
@@ -34,10 +34,6 @@ def serve(port: int, ready_fd: int | None = None) -> int:
     os.umask(0o077)
     settings = Settings.of(port)
     _log_to(settings)
-    # Ray reads these when it is imported. Nothing of a Ray that this was started beside is taken over.
-    for name in [name for name in os.environ if name.startswith("RAY_")]:
-        del os.environ[name]
-    os.environ.update(shared_variables(settings))
     report = _Report(ready_fd)
     try:
         listener = _listen(port)
@@ -48,6 +44,7 @@ def serve(port: int, ready_fd: int | None = None) -> int:
     settings.write_state(
         server=me.as_json() if me else None, code=settings.code_digest, path=str(settings.code), python=sys.executable
     )
+    log.info("start on port %d, code %s", port, settings.code_digest)
     # Ray first: it takes longest, and the imports below go on while it starts.
     ray = RayCluster(settings)
     ray.begin()

@@ -136,6 +136,10 @@ class Settings:
         return self.runtime / "server.sock"
 
     @property
+    def ray_socket(self) -> Path:
+        return self.runtime / "ray.sock"
+
+    @property
     def sockets(self) -> Path:
         return self.runtime / "w"
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from runkit.errors import EnvError, RunkitError
-from runkit.servlet.install import install, read_marker, site_packages
+from runkit.servlet.install import Built, Emit, install, read_marker, site_packages
 from runkit.servlet.keeper import Keeper
 from runkit.servlet.spawn import WorkerSpec, clean_environment
 from runkit.wire import problems
@@ -46,16 +46,22 @@ class EnvServlet:
     # -- install
 
     def install(self, plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Build the env and have its worker run it; events as they come, {"done": …} or {"error": …} last.
+        """Build the env and have its worker run it; events as they come, {"done": …} or {"error": …} last."""
+        yield from self._events("done", self._install, plan)
 
-        {"switch": order} asks the server to pass an order to the running worker; it answers by `switched()`.
-        """
+    def build(self, plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Build the env's folder and leave everything else as it is; {"built": …} or {"error": …} last."""
+        yield from self._events("built", lambda plan, emit: self._build(plan, emit).build, plan)
+
+    def _events(
+        self, last: str, do: Callable[[dict[str, Any], Emit], Any], plan: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
         events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
         def work() -> None:
             try:
                 with self._install_lock:
-                    events.put({"done": self._install(plan, events.put)})
+                    events.put({last: do(plan, events.put)})
             except RunkitError as error:
                 events.put({"error": problems.to_json(error)})
             except (
@@ -71,8 +77,11 @@ class EnvServlet:
         while (event := events.get()) is not None:
             yield event
 
-    def _install(self, plan: dict[str, Any], emit: Any) -> dict[str, Any]:
-        built = install(plan, home=Path(self._place["home"]), uv=Path(self._place["uv"]), emit=emit)
+    def _build(self, plan: dict[str, Any], emit: Emit) -> Built:
+        return install(plan, home=Path(self._place["home"]), uv=Path(self._place["uv"]), emit=emit)
+
+    def _install(self, plan: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        built = self._build(plan, emit)
         spec = self._spec(plan, str(built.python))
         keeper = self._keeper
         done = {

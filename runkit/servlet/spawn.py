@@ -158,7 +158,9 @@ class WorkerProcess:
         spec = self.spec
         variables = {**spec.environment, **spec.env_vars, MARK: f"{spec.mark}:{self.generation}"}
         # Ray's tasks and actors that this env starts run in this env as well.
-        variables["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps({"runtime_env": {"py_executable": write_ray_python(spec)}})
+        variables["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(
+            {"runtime_env": {"py_executable": write_ray_python(spec)}}
+        )
         variables["RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL"] = "minor"
         bin_folder = os.path.dirname(spec.python)
         path = variables.get("PATH") or os.defpath

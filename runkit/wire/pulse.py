@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import Callable
@@ -16,6 +17,10 @@ class Pulse:
     """Calls back what asked for it, at the next beat; again at the one after if it returns True."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Start afresh; also in a forked child, where the thread did not come along."""
         self._asked: list[Callable[[], bool]] = []
         self._lock = threading.Lock()
         self._event = threading.Event()
@@ -44,3 +49,4 @@ class Pulse:
 
 pulse = Pulse()
 """The heartbeat of this process."""
+os.register_at_fork(after_in_child=pulse.forget)

@@ -268,3 +268,62 @@ def environ(name: str) -> str | None:
 
 def cwd() -> str:
     return os.getcwd()
+
+
+class Broken:
+    """Its constructor fails."""
+
+    def __init__(self) -> None:
+        raise Mine(2, "in the constructor")
+
+
+class Holder:
+    """Holds whatever it is given; its own method is called like an option of runkit."""
+
+    def __init__(self, value: Any = None):
+        self.value = value
+        self.inner = Trainer()
+
+    def same_as(self, other: Any) -> bool:
+        return self.value is other
+
+    def nap(self, seconds: float) -> int:
+        return watched(seconds)
+
+    def die_once(self, marker: str) -> str:
+        if not os.path.exists(marker):
+            open(marker, "w").close()
+            os._exit(3)
+        return "survived"
+
+
+def loss_of(trainer: Trainer) -> float:
+    return trainer.loss
+
+
+def here_do(operation: str, *args: Any) -> Any:
+    return getattr(rk.here, operation)(*args)
+
+
+def put_trainer(key: str, env: str, lr: float) -> None:
+    rk.here.put(key, Trainer(lr), env=env)
+
+
+def trainer_lr(key: str) -> float:
+    found = rk.here.get(key)
+    assert type(found) is Trainer
+    return found.lr
+
+
+def hold_and_check(key: str) -> bool:
+    made = [1, 2]
+    rk.here.put(key, made)
+    return rk.here.get(key) is made and key in rk.here
+
+
+class Talker:
+    """Prints what it says."""
+
+    def say(self, text: str) -> str:
+        print(text)
+        return text.upper()
