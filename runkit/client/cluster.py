@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runkit.client import config
+from runkit.client import bootstrap, config
 from runkit.client.envs import HERE, EnvLike
 from runkit.client.link import Link
 from runkit.client.progress import Progress
@@ -98,11 +98,9 @@ class Cluster:
         if self._link is not None and self._link.alive and self._link.connection.connected:
             return True
         try:
-            from runkit.client.bootstrap import find_server
-
             transport = self._transport()
             try:
-                return find_server(transport, self._server_port) is not None
+                return bootstrap.find_server(transport, self._server_port) is not None
             finally:
                 transport.close()
         except RunkitError:
@@ -118,12 +116,11 @@ class Cluster:
         Returns:
             `kept` and `lost`: names of envs; what was lost is printed as well.
         """
-        from runkit.client.bootstrap import restart
 
         with self._lock:
             link = self.link
             transport = link.transport
-            outcome = restart(transport, link.info)
+            outcome = bootstrap.restart(transport, link.info)
             self.disconnect()
             self.up_if_not()
         if outcome.get("lost"):
@@ -133,13 +130,12 @@ class Cluster:
 
     def stop_server(self) -> None:
         """End the server, Ray and every env of this cluster. Nothing is started if nothing runs."""
-        from runkit.client.bootstrap import stop
 
         with self._lock:
             transport = (
                 self._link.transport if self._link is not None and self._link.transport.alive() else self._transport()
             )
-            stop(transport, self.server_port)
+            bootstrap.stop(transport, self.server_port)
             if self._link is None:
                 transport.close()
             self.disconnect()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from runkit.client.finisher import finisher
-from runkit.errors import CallError, ConnectionLost, EnvNotFound, RunkitError, WorkerDied
+from runkit.errors import CallError, ConnectionLost, EnvNotFound, WorkerDied
 from runkit.wire import frames, problems
 from runkit.wire.frames import Decoder, Frame
 from runkit.wire.lane import Lane
