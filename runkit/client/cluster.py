@@ -6,6 +6,7 @@ import atexit
 import html
 import os
 import threading
+import types
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -209,6 +210,11 @@ class Cluster:
         except EnvNotFound:
             return False
 
+    def is_same(self, other: Cluster) -> bool:
+        """Whether the other one is connected to the same server."""
+        mine, its = (link and (link.info.token, link.info.pid) for link in (self._link, other._link))
+        return other is self or (mine is not None and mine == its)
+
     def local_folders(self, roots_home: str) -> dict[str, str]:
         """Mirrors over there and the folders here that they show."""
         return {f"{roots_home}/{root}/tree": folder for root, folder in self._folders.items()}
@@ -277,9 +283,7 @@ class Cluster:
         """
         check_name("key", key)
         if roots is None:
-            kind = obj if isinstance(obj, type) else type(obj)
-            location = locate(kind)
-            placed = self.place(env, location if location.by_value_reason is None else None)
+            placed = self.place(env, _code_of(obj))
             target, roots = placed.env, placed.roots
         else:
             target = env if isinstance(env, str) else as_env(env).target
@@ -455,6 +459,14 @@ def cluster(
         raise UsageError(f"server_port is a port from 1024 to 65400, not {server_port!r}")
     make_transport(host, ssh_port, ssh_creds)  # checks them; nothing is opened
     return Cluster(name, host, ssh_port, ssh_creds, server_port)
+
+
+def _code_of(obj: Any) -> Location | None:
+    """Where the code is that a stored object needs over there: its class's, or for a container this session's."""
+    if obj is None or isinstance(obj, (bool, int, float, complex, str, bytes, bytearray)):
+        return None
+    location = locate(obj if isinstance(obj, (type, types.FunctionType)) else type(obj))
+    return locate() if location.root is None and type(obj).__module__ == "builtins" else location
 
 
 _here: Cluster | None = None

@@ -22,7 +22,7 @@ from runkit.client.roots import Location, importable, locate
 from runkit.client.session import Target
 from runkit.errors import EnvNotFound, UsageError
 from runkit.model.env import as_env
-from runkit.wire import codec
+from runkit.wire import codec, handles
 from runkit.wire.kinds import kind_of
 from runkit.wire.names import check_name
 
@@ -156,7 +156,7 @@ class Function:
 
     def __reduce__(self) -> Any:
         # Among the arguments of a call it is the function itself.
-        return _itself, (self._fn,)
+        return handles.itself, (self._fn,)
 
     def __repr__(self) -> str:
         if self._invoker is None:
@@ -165,10 +165,6 @@ class Function:
 
     def _repr_html_(self) -> str:
         return f"<code>{html.escape(repr(self)[1:-1])}</code>"
-
-
-def _itself(fn: Any) -> Any:
-    return fn
 
 
 def function(fn: Callable[..., Any], name: str | None = None, env: EnvLike = None) -> Function:

@@ -14,6 +14,7 @@ from runkit.client.request import Options
 from runkit.client.session import Target
 from runkit.errors import UsageError
 from runkit.model.env import as_env
+from runkit.wire import handles
 from runkit.wire.kinds import methods
 from runkit.wire.names import check_name
 
@@ -66,6 +67,10 @@ class Module:
         cluster = as_cluster(cluster)
         found = cluster.get(name, default=None, remote=True)
         return found if found is not None else self.to(cluster, env=env)(name=name)
+
+    def __reduce__(self) -> Any:
+        # Among the arguments of a call it is the class itself.
+        return handles.itself, (self._cls,)
 
     def __repr__(self) -> str:
         if self._invoker is None:

@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from runkit.client.cluster import Cluster
 
 _OWN = frozenset({"fetch", "remote", "key", "env", "cluster"})
+_OF_CALLABLES = frozenset({"submit", "map", "starmap", "options"})
 
 
 class RemoteObject:
     """An object that lives in an env's object store.
 
     Its class's methods are called over there; `.remote` reads and sets its attributes; `.fetch()` brings a copy here (where
-    the class has a method of one of these names, that one wins: `rk.fetch(obj)` always works). As an argument of a call
-    on the same cluster it becomes the object itself.
+    the class has a method of one of these names, that one wins: `rk.fetch(obj)` always works). A function, or another object
+    that can be called, has `.submit`, `.map`, `.starmap` and `.options` as well. As an argument of a call on the same cluster
+    it becomes the object itself.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class RemoteObject:
             return RemoteAttributes(self)
         if name in _OWN:
             return state[name]
+        if name in _OF_CALLABLES and "__call__" in known:
+            return getattr(RemoteMethod.of(self, "__call__", known["__call__"]), name)
         kind = state["type"] or "the remote object"
         raise AttributeError(f"{kind} has no method {name!r}; for an attribute use .remote.{name}")
 
@@ -58,14 +62,15 @@ class RemoteObject:
         return RemoteMethod.of(self, "__call__", known["__call__"])(*args, **kwargs)
 
     def __dir__(self) -> list[str]:
-        return sorted({*known_methods(self), *_OWN})
+        known = known_methods(self)
+        return sorted({*known, *_OWN, *(_OF_CALLABLES if "__call__" in known else ())})
 
     def __reduce__(self) -> Any:
         state = self._runkit
         to = destination()
         if to is None:
             raise TypeError(f"{self!r} cannot be pickled: it is a proxy; .fetch() gives the object")
-        if to is not state["cluster"]:
+        if not to.is_same(state["cluster"]):
             raise TypeError(
                 f"{self!r} lives on another cluster than {to.name!r}; .fetch() gives a copy that can travel"
             )
@@ -133,7 +138,7 @@ class RemoteMethod:
         target = cache.get(name)
         if target is None:
             target = cache[name] = Target({"key": state["key"], "method": name})
-        label = f"{(state['type'] or state['key']).rpartition('.')[2]}.{name}"
+        label = (state["type"] or state["key"]).rpartition(".")[2] + (f".{name}" if name != "__call__" else "")
         return cls(Invoker(state["cluster"], state["env"], label, target, kind))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

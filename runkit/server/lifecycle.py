@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runkit.errors import PortInUse, RunkitError, ServerError, VersionMismatch
-from runkit.server.settings import Settings, ensure_secret
+from runkit.server.settings import Settings, append_to, ensure_secret
 from runkit.servlet.processes import ProcessId, end, marked, of_session
 from runkit.wire import problems
 
@@ -113,7 +113,7 @@ def _spawn(settings: Settings) -> dict[str, Any]:
     environment.update(
         PYTHONPATH=str(settings.code), RUNKIT_HOME=str(settings.home), RUNKIT_RUNTIME_DIR=str(settings.runtime.parent)
     )
-    with open(settings.log / "server.out", "ab") as output:
+    with append_to(settings.log / "server.out") as output:
         process = subprocess.Popen(
             [
                 sys.executable,

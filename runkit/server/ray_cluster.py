@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from runkit.errors import ServerError
-from runkit.server.settings import Settings, ensure_secret
+from runkit.server.settings import Settings, append_to, ensure_secret
 from runkit.servlet.processes import ProcessId, end, marked, of_session, pidfd
 from runkit.wire import places, problems
 
@@ -96,7 +96,7 @@ class RayCluster:
             "socket": str(settings.ray_socket),
             "object_store_memory": _object_store_memory(),
         }
-        with open(settings.log / "ray.log", "ab") as output:
+        with append_to(settings.log / "ray.log") as output:
             self._popen = subprocess.Popen(
                 [sys.executable, "-m", "runkit.server.rayhead"],
                 stdin=subprocess.PIPE,

@@ -137,7 +137,7 @@ class Relay:
                             await self._until_drained(route)
                 elif message.type == WSMsgType.TEXT:
                     await self._control(json.loads(message.data))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("client %s sent something that is no message: %r", self.client.id, error)
             await self._socket.close(code=1002, message=b"not a runkit message")
         finally:
@@ -150,19 +150,21 @@ class Relay:
     # -- control
 
     async def _control(self, message: dict[str, Any]) -> None:
-        if hello := message.get("hello"):
+        if "hello" in message:
+            hello = message["hello"]
             self.client.id = str(hello.get("client", ""))[:100]
             self.client.session = str(hello.get("session", ""))[:100]
             await self._tell({"welcome": self._welcome})
-        elif wanted := message.get("open"):
+        elif "open" in message:
+            wanted = message["open"]
             number = int(wanted["route"])
             if not 0 <= number < 1 << 16 or number in self._routes:
                 raise ValueError(f"route {number} is not free")
             route = self._routes[number] = Route(self, number, str(wanted["env"]))
             self.client.calls += 1
             self._spawn(self._open(route, wanted.get("generation")))
-        elif wanted := message.get("close"):
-            closed = self._routes.pop(int(wanted["route"]), None)
+        elif "close" in message:
+            closed = self._routes.pop(int(message["close"]["route"]), None)
             if closed is not None:
                 closed.close()
 
@@ -207,7 +209,7 @@ class Relay:
         if self._routes.get(route.number) is route:
             del self._routes[route.number]
             told = (
-                {name: death[name] for name in ("reason", "exitcode", "signal", "stderr", "oom", "pid")}
+                {name: death[name] for name in ("reason", "why", "exitcode", "signal", "stderr", "oom", "pid")}
                 if death
                 else {"reason": "died"}
             )

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from runkit.errors import UsageError
 from runkit.wire import places
@@ -213,6 +213,11 @@ def write_private(path: Path, data: bytes) -> None:
     with open(descriptor, "wb") as file:
         file.write(data)
     partial.replace(path)
+
+
+def append_to(path: Path) -> BinaryIO:
+    """A log that only this user can read, opened at its end."""
+    return open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -59,7 +59,7 @@ class Keeper:
         """Put a fresh worker in place of the current one, which goes on until the new one listens.
 
         Args:
-            why: for the log of the new worker's env.
+            why: what calls that still ran in the old one are told.
             spec: what the new worker is started with; kept only if it comes up.
             generation: do it only if this is still the current worker.
 
@@ -76,7 +76,7 @@ class Keeper:
             self._adopt(fresh)
         if old is not None:
             self._restarts += 1
-            old.stop("replaced")
+            old.stop("replaced", why)
             with self._changed:  # whoever is told of the new worker can ask how the old one ended
                 self._changed.wait_for(lambda: old.generation in self._deaths, 5.0)
         return self.state()

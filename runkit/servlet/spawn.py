@@ -73,6 +73,7 @@ class Death:
 
     Attributes:
         reason: "died" by itself, or it was "replaced" or "stopped".
+        why: what it was replaced for, in words.
         exitcode, signal: its exit status, or the name of the signal that ended it.
         stderr: the last lines it wrote.
         oom: the kernel ended a process for want of memory meanwhile, most likely this one.
@@ -81,6 +82,7 @@ class Death:
     generation: int
     pid: int
     reason: str
+    why: str
     exitcode: int | None
     signal: str | None
     stderr: str
@@ -104,6 +106,7 @@ class WorkerProcess:
         self.socket = os.path.join(spec.sockets, f"{_short(spec.env)}-{generation}.sock")
         self.started = time.time()
         self.reason = "died"
+        self.why = ""
         self._oom_before = _oom_kills()
         self._log_start = _size(spec.log)
         self._ready: float | None = None
@@ -205,6 +208,7 @@ class WorkerProcess:
             self.generation,
             self.pid,
             self.reason,
+            self.why,
             status if status >= 0 else None,
             name,
             self._tail(),
@@ -212,9 +216,10 @@ class WorkerProcess:
             round(time.time(), 3),
         )
 
-    def stop(self, reason: str, gently: float = 1.0) -> None:
+    def stop(self, reason: str, why: str = "", gently: float = 1.0) -> None:
         """End it: SIGTERM, then SIGKILL; its children go with it, and `wait` returns."""
         self.reason = reason
+        self.why = why
         end([self.id], gently)
 
     def sweep(self) -> None:

@@ -8,6 +8,11 @@ resolver: Callable[[str], Any] | None = None
 """Set by the worker: gives the object under a key."""
 
 
+def itself(value: Any) -> Any:
+    """What a pickled wrapper of a function or class turns into."""
+    return value
+
+
 def resolve(key: str) -> Any:
     """What a pickled handle turns into; only a worker can tell."""
     if resolver is None:

@@ -29,6 +29,13 @@ def as_roots(given: Sequence[dict]) -> tuple[Root, ...]:
     return tuple((root["id"], root["digest"], tuple(root.get("paths") or [""]), root.get("epoch", 0)) for root in given)
 
 
+def as_meta(roots: Sequence[Root]) -> list[dict]:
+    """Roots as calls name them, for a call to another worker; the other way round of `as_roots`."""
+    return [
+        {"id": root, "digest": digest, "paths": list(paths), "epoch": epoch} for root, digest, paths, epoch in roots
+    ]
+
+
 class Code:
     """The roots of this worker.
 

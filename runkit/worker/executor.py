@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import queue
 import signal
 import struct
 import threading
@@ -14,12 +13,11 @@ from collections import deque
 from typing import Any, Callable
 
 from runkit.wire import codec, failure, frames
-from runkit.wire.pulse import pulse
 from runkit.wire.streams import spawn
 from runkit.worker.output import Output
 from runkit.worker.task import Interrupted, Task, current
+from runkit.worker.threads import Threads
 
-MAX_THREADS = 512
 AHEAD = 4
 """How many items a generator may run ahead of its reader."""
 
@@ -30,14 +28,6 @@ class Gate:
     def __init__(self) -> None:
         self.running = 0
         self.waiting: deque[Task] = deque()
-
-
-class Seat:
-    """Where a thread waits for work."""
-
-    def __init__(self) -> None:
-        self.idle = False
-        self.token: queue.SimpleQueue[None] = queue.SimpleQueue()
 
 
 class Executor:
@@ -55,13 +45,8 @@ class Executor:
         self._keep = keep
         self._hide = hide
         self._lock = threading.Lock()
-        self._waiting: deque[Task] = deque()
-        self._main = Seat()
+        self._threads = Threads(self._run)
         self._main_task: Task | None = None
-        self._main_finishing = False  # its result is on the way: the next call need not look for another thread
-        self._idle: list[Seat] = []
-        self._threads = 0
-        self._burst = 1
         self._gates: dict[str, Gate] = {}
         self._loop: Any = None
         self.running: dict[int, Task] = {}
@@ -90,56 +75,7 @@ class Executor:
         with self._lock:
             self.running[task.number] = task
             struct.pack_into("<Q", self._state, 0, len(self.running))
-            self._waiting.append(task)
-            if len(self._waiting) == 1:
-                if self._main_finishing:
-                    self._main.token.put(None)
-                    pulse.ask(self._nudge)  # should it take longer than expected
-                else:
-                    self._wake()
-            elif len(self._waiting) == 2:
-                # Calls come faster than threads wake. Short ones are done one after the other by the thread that is
-                # awake, without a handover for each; where they turn out to be long, the heartbeat wakes more threads.
-                self._burst = 1
-                pulse.ask(self._nudge)
-
-    def _wake(self) -> None:
-        """Have one more thread look for work."""
-        if self._main.idle:
-            seat = self._main
-        elif self._idle:
-            seat = self._idle.pop()
-        elif self._threads < MAX_THREADS:
-            self._threads += 1
-            seat = Seat()
-            spawn(f"call-{self._threads}", self._serve, seat)
-            return
-        else:
-            return
-        seat.idle = False
-        seat.token.put(None)
-
-    def _nudge(self) -> bool:
-        with self._lock:
-            for _ in range(min(len(self._waiting), self._burst)):
-                self._wake()
-            self._burst = min(self._burst * 2, MAX_THREADS)
-            return len(self._waiting) > 0
-
-    def _next(self, seat: Seat) -> Task:
-        """The next task for a thread; waits for one."""
-        while True:
-            with self._lock:
-                if seat is self._main:
-                    self._main_finishing = False
-                if self._waiting:
-                    seat.idle = False
-                    return self._waiting.popleft()
-                if not seat.idle:
-                    seat.idle = True
-                    if seat is not self._main:
-                        self._idle.append(seat)
-            seat.token.get()
+        self._threads.submit(task)
 
     def sole(self) -> Task | None:
         """The call that runs alone, or None."""
@@ -147,33 +83,22 @@ class Executor:
             return next(iter(self.running.values())) if len(self.running) == 1 else None
 
     def unqueue(self, task: Task) -> bool:
-        """Take a task out of its gate's queue; False if it has left it."""
+        """Take back a task that waits for its turn or for a thread; False if it has begun."""
         with self._lock:
-            try:
+            if task.gate is not None and task in task.gate.waiting:
                 task.gate.waiting.remove(task)
                 return True
-            except (AttributeError, ValueError):
-                return False
+        if not self._threads.take_back(task):
+            return False
+        self._leave(task)
+        return True
 
     # -- threads
 
     def serve_main(self) -> None:
         """Run calls on the main thread, for ever."""
         signal.signal(signal.SIGINT, self._on_sigint)
-        while True:
-            try:
-                task = self._main_task = self._next(self._main)
-                self._run(task, True)
-            except KeyboardInterrupt:  # arrived between two calls
-                pass
-            self._main_task = None
-
-    def _serve(self, seat: Seat) -> None:
-        while True:
-            try:
-                self._run(self._next(seat), False)
-            except KeyboardInterrupt:
-                pass
+        self._threads.serve_main()
 
     def _on_sigint(self, number: int, frame: Any) -> None:
         task = self._main_task
@@ -185,6 +110,8 @@ class Executor:
     def _run(self, task: Task, on_main: bool) -> None:
         token = current.set(task)
         task.begin(on_main)
+        if on_main:
+            self._main_task = task
         later = False
         try:
             if self.before:
@@ -227,7 +154,9 @@ class Executor:
         try:
             return codec.load(parts)
         except ImportError as error:
-            failure.add_note(error, "an argument of the call needs this module, and the env has not got it: name it in its reqs")
+            failure.add_note(
+                error, "an argument of the call needs this module, and the env has not got it: name it in its reqs"
+            )
             raise
 
     def _dump(self, task: Task, value: Any, what: str) -> list[Any]:
@@ -251,7 +180,7 @@ class Executor:
             meta, parts = None, self._dump(task, value, "the result")
         self.output.finish(task)
         self._finishing(task, parts)
-        task.finish(frames.RESULT, meta, parts, later=len(self._waiting) > 0)
+        task.finish(frames.RESULT, meta, parts, later=self._threads.pressed)
 
     def _finishing(self, task: Task, parts: list[Any]) -> None:
         if (
@@ -259,7 +188,7 @@ class Executor:
             and task.thread == threading.get_ident()
             and all(len(part) < frames.BLOB_BYTES for part in parts)
         ):
-            self._main_finishing = True
+            self._threads.finishing()
 
     def _fail(self, task: Task, error: BaseException) -> None:
         try:
@@ -278,6 +207,11 @@ class Executor:
 
     def _end(self, task: Task) -> None:
         self.output.close_pipes(task)
+        self._leave(task)
+        task.session.ended(task)
+
+    def _leave(self, task: Task) -> None:
+        """The task is over; the next one behind its gate may begin."""
         following = None
         with self._lock:
             self.running.pop(task.number, None)
@@ -288,7 +222,6 @@ class Executor:
                     following = gate.waiting.popleft()
                 else:
                     gate.running -= 1
-        task.session.ended(task)
         if following is not None:
             self._dispatch(following)
 

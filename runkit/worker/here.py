@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from runkit.wire import codec
 from runkit.worker import peer
+from runkit.worker.code import as_meta
 from runkit.worker.task import current
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ class Here:
             task = current.get()
             me.store.put(key, value, task.roots if task is not None else (), me.code.changes)
         else:
-            peer.ask(self._socket(env), "put", {"key": key}, codec.dump(value, f"the value of {key!r}"))
+            task = current.get()
+            meta = {"key": key, "roots": as_meta(task.roots if task is not None else ())}
+            peer.ask(self._socket(env), "put", meta, codec.dump(value, f"the value of {key!r}"))
 
     def get(self, key: str, default: Any = _MISSING) -> Any:
         """The object under `key`; KeyError, or `default` if given, where there is none."""
@@ -74,8 +77,17 @@ class Here:
                 peer.ask(place["socket"], "delete", {"keys": [key]})
 
     def rename(self, old: str, new: str) -> None:
-        """Give an object of this env another key."""
-        _worker().store.rename(old, new)
+        """Give an object another key, wherever on the cluster it is.
+
+        Raises:
+            KeyError: there is no `old`. KeyExists: there is a `new`.
+        """
+        me = _worker()
+        place = None if old in me.store else me.control.request("where", key=old)
+        if place:
+            peer.ask(place["socket"], "rename", {"old": old, "new": new})
+        else:
+            me.store.rename(old, new)
 
     def _socket(self, env: str) -> str:
         return str(_worker().control.request("socket", env=env)["socket"])

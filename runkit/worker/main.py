@@ -151,6 +151,7 @@ def main() -> None:
     os.close(null)
     faulthandler.enable(file=2)  # a segfault leaves its Python stack in the last lines
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # Ray's threads block signals, and children inherit that
     if config.get("vendor"):
         sys.path.append(config["vendor"])
     for fd in ("stdout_fd", "stderr_fd", "ready_fd", "lifeline_fd"):

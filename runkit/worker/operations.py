@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import types
 from typing import TYPE_CHECKING, Any, Callable
 
 from runkit.wire import codec
@@ -46,14 +47,12 @@ class Operations:
     def _describe(self, task: Task) -> dict[str, Any]:
         """What a proxy needs to know of a stored object: its type's name and its methods."""
         value = self._fresh(task, task.meta["key"])
-        kind = type(value)
-        text = repr(value)
-        return {
-            "type": f"{kind.__module__}.{kind.__qualname__}",
-            "methods": methods(type(value)),
-            "callable": kind_of(value) if callable(value) else "",
-            "repr": text if len(text) < 500 else text[:500] + "…",
-        }
+        function = isinstance(value, types.FunctionType)
+        kind = value if function else type(value)
+        known = methods(type(value))
+        if function:
+            known = {"__call__": kind_of(value)}
+        return {"type": f"{kind.__module__}.{kind.__qualname__}", "methods": known}
 
     def _getattr(self, task: Task) -> Any:
         value = self._fresh(task, task.meta["key"])

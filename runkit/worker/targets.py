@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
+import types
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Callable
@@ -36,7 +37,8 @@ class Targets:
         """
         operation = task.meta.get("op")
         if operation is not None:
-            self._activate(task, as_roots(task.meta.get("roots", ())))
+            if "roots" in task.meta:
+                self._activate(task, as_roots(task.meta["roots"]))
             return self._operations[operation]
         target = task.meta.get("target") or task.session.targets[task.meta["t"]]
         if "key" in target:
@@ -82,13 +84,16 @@ class Targets:
         if entry.changes == self._code.changes:
             return
         entry.changes = self._code.changes
-        old = type(entry.value)
+        named = isinstance(entry.value, (type, types.FunctionType))  # stored itself: a function under a name, a class
+        old = entry.value if named else type(entry.value)
         module, name = getattr(old, "__module__", "builtins"), getattr(old, "__qualname__", "")
-        if not entry.roots or old is type or module in ("builtins", "__main__") or "<locals>" in name:
+        if not entry.roots or module in ("builtins", "__main__") or "<" in name:
             return
         try:
             fresh = self._reference(module, name)
-            if fresh is not old and isinstance(fresh, type):
+            if named:
+                entry.value = fresh
+            elif fresh is not old and isinstance(fresh, type):
                 entry.value.__class__ = fresh
         except (ImportError, AttributeError, TypeError):  # renamed, or of another layout: it stays what it was
             pass
