@@ -22,7 +22,7 @@ from runkit.client import base_wheels, interpreter
 from runkit.client.api import Api
 from runkit.client.target import Target
 from runkit.client.uvtool import uv_binary
-from runkit.errors import RunkitError, SetupFailed
+from runkit.errors import PortInUse, RunkitError, SetupFailed
 from runkit.launch import code, probe
 from runkit.launch.probe import Host
 from runkit.transport import Transport
@@ -32,6 +32,7 @@ from runkit.wire import places, problems
 Progress = Callable[[Mapping[str, Any]], None]
 """Called with {"phase": text}, {"phase": text, "done": bytes, "total": bytes}, {"log": line} or {"warning": text}."""
 
+_PORT_TRIES = 4
 EMBEDDED_PORTS = range(30100, 32300, 100)
 """Where an embedded cluster looks for a hundred free ports: below the range that the system gives out by itself."""
 
@@ -74,7 +75,15 @@ def bootstrap(transport: Transport, *, port: int, progress: Progress = lambda ev
         SetupFailed: `.output` has the last lines of setup_cluster.sh. What was finished stays, the next time goes on from there.
         PortInUse, VersionMismatch: as they say.
     """
-    port = port or embedded_port()
+    if port:
+        return _bootstrap(transport, port, progress)
+    for _ in range(_PORT_TRIES):
+        with suppress(PortInUse):  # somebody took it between the look and the start
+            return _bootstrap(transport, embedded_port(), progress)
+    return _bootstrap(transport, embedded_port(), progress)
+
+
+def _bootstrap(transport: Transport, port: int, progress: Progress) -> ServerInfo:
     host = _ask(transport, port)
     if host.runs and host.server.get("code") == code.digest() and host.token:
         return _info(host, port)
@@ -293,6 +302,8 @@ def _run_setup(transport: Transport, host: Host, port: int, progress: Progress) 
         options.append("--offline")
     lines = _Lines(progress)
     script = f"exec sh {shlex.quote(folder)}/runkit/launch/setup_cluster.sh {shlex.join(options)} 2>&1"
+    if isinstance(transport, Local):  # the Python that runs here is one that this machine has, wherever it lies
+        script = f"PATH={shlex.quote(os.path.dirname(_interpreter()))}:$PATH; {script}"
     done = transport.run(script, on_output=lines.take)
     lines.end()
     if lines.error is not None:
@@ -307,6 +318,11 @@ def _run_setup(transport: Transport, host: Host, port: int, progress: Progress) 
         raise SetupFailed(
             f"setup_cluster.sh on {transport.description} ended with status {done.returncode}:\n{output}", output
         )
+
+
+def _interpreter() -> str:
+    """The path of the interpreter that runs here, behind any virtual environment."""
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
 class _Lines:

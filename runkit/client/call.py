@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 import time
 import warnings
@@ -12,7 +13,8 @@ from typing import Any
 
 from runkit.client.finisher import finisher
 from runkit.client.generator import RemoteGenerator
-from runkit.client.request import GRACE, RETRIED, Request, print_log, stopped
+from runkit.client.printing import Printer
+from runkit.client.request import GRACE, RETRIED, Request, replace_worker, stopped
 from runkit.client.session import Session
 from runkit.client.waiting import Waiting, deadline_of
 from runkit.errors import CallTimeout, RunkitError
@@ -22,27 +24,36 @@ from runkit.wire.streams import spawn
 
 def run(request: Request) -> Any:
     """Make a call and wait for its result in this thread."""
-    for attempt in range(request.options.retries + 1):
+    attempt = 0
+    while True:
+        waiting = Waiting(request)
         try:
-            return _run_once(request)
+            deadline = deadline_of(request.options)
+            waiting.send()
+            frame = waiting.next(deadline)
         except RETRIED:
-            if attempt == request.options.retries:
+            waiting.close()
+            attempt += 1
+            if attempt > request.options.retries:
                 raise
-            time.sleep(min(0.1 * 2**attempt, 5.0))
-    raise AssertionError("unreachable")
+            time.sleep(pause_before(attempt))
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                waiting.interrupted()
+            waiting.close()
+            raise
+        else:
+            return _outcome(request, waiting, frame)
 
 
-def _run_once(request: Request) -> Any:
-    waiting = Waiting(request)
-    deadline = deadline_of(request.options)
+def pause_before(attempt: int) -> float:
+    """Seconds to wait before a call is made for the `attempt`-th time again."""
+    return float(min(0.1 * 2 ** (attempt - 1), 5.0))
+
+
+def _outcome(request: Request, waiting: Waiting, frame: frames.Frame) -> Any:
     handed_over = False
     try:
-        try:
-            waiting.send()
-        except KeyboardInterrupt:
-            waiting.stop("cancel")
-            raise
-        frame = waiting.next(deadline)
         if frame.kind == frames.STARTED:  # a plain function that gave a generator
             handed_over = True
             return RemoteGenerator(request, waiting)
@@ -69,12 +80,15 @@ class Call(concurrent.futures.Future[Any]):
         self._attempts = 0
         self._timer: threading.Timer | None = None
         self._why = ""
+        self._how = ""
         self._came_in_time = False
+        self._settling = threading.Lock()
+        self._printer = Printer()
 
     def start(self) -> Call:
         """Send it."""
         self._request.send(self._sink, self._begun, later=True)
-        if self._request.options.timeout is not None and self._attempts == 0:
+        if self._request.options.timeout is not None:
             self._timer = threading.Timer(self._request.options.timeout, self._time_out)
             self._timer.daemon = True
             self._timer.start()
@@ -98,11 +112,13 @@ class Call(concurrent.futures.Future[Any]):
         if not isinstance(frame, frames.Frame):
             self._failed(frame)
         elif frame.kind == frames.LOG:
-            print_log(frame)
+            self._printer.show(frame)
         elif frame.kind == frames.CANCELLED:
-            self._end()
             self._came_in_time = True
-            self._finish_stopped(stopped(frame))
+            self._how = stopped(frame)
+            if not frame.meta.get("replaced"):  # otherwise the end of the old process ends the call
+                self._end()
+                self._finish_stopped(self._how)
         elif frame.kind == frames.STARTED:
             assert self._session is not None
             self._session.stop(self._number, "abandoned")
@@ -127,28 +143,35 @@ class Call(concurrent.futures.Future[Any]):
         self._end()
         if self._why:
             self._came_in_time = True
-            self._finish_stopped(f"its work ended: {error}")
+            self._finish_stopped(self._how or f"its work ended: {error}")
         elif isinstance(error, RETRIED) and self._attempts < self._request.options.retries:
             self._attempts += 1
+            self._session = None
             spawn("retry", self._retry)
         else:
             self._set(None, error)
 
     def _retry(self) -> None:
-        time.sleep(min(0.1 * 2 ** (self._attempts - 1), 5.0))
+        time.sleep(pause_before(self._attempts))
+        if self.done():  # cancelled meanwhile
+            return
         try:
             self.start()
         except RunkitError as error:
             self._failed(error)
 
     def _set(self, value: Any, error: BaseException | None) -> None:
-        try:
+        with self._settling:
+            if self.done():  # stopped meanwhile
+                return
             if error is not None:
                 self.set_exception(error)
             else:
                 self.set_result(value)
-        except concurrent.futures.InvalidStateError:  # cancelled meanwhile
-            pass
+
+    def running(self) -> bool:
+        """Whether it is under way."""
+        return not self.done()
 
     def _finish_stopped(self, how: str) -> None:
         if self._why == "timeout":
@@ -159,10 +182,12 @@ class Call(concurrent.futures.Future[Any]):
                 ),
             )
             return
-        if "could not be stopped" in how:
-            warnings.warn(f"{self._request.label} was cancelled, but {how}", RuntimeWarning, stacklevel=2)
-        super().cancel()
-        self.set_running_or_notify_cancel()
+        if "could not" in how or "replaced" in how:
+            warnings.warn(f"{self._request.label} was cancelled; {how}", RuntimeWarning, stacklevel=2)
+        with self._settling:
+            if not self.done():
+                super().cancel()
+                self.set_running_or_notify_cancel()
 
     def _end(self) -> None:
         if self._timer is not None:
@@ -191,24 +216,31 @@ class Call(concurrent.futures.Future[Any]):
     def _stop(self, why: str, force: bool) -> bool:
         self._why = self._why or why
         session = self._session
-        if session is None:
-            return super().cancel()
-        caller, env = self._request.caller, self._request.env
+        if session is None:  # between two attempts
+            self._came_in_time = True
+            self._finish_stopped("it was not running")
+            return True
         if force:
-            caller.replace_worker(env, session.generation, False, "cancel(force=True)")
+            self._request.caller.replace_worker(self._request.env, session.generation, False, "cancel(force=True)")
         else:
             session.stop(self._number, why)
         if threading.current_thread() is finisher.thread:  # from a done-callback: the answer can only come later
             return True
-        if not self._settles(GRACE) and not force:
-            caller.replace_worker(env, session.generation, True, "a call did not react to being stopped")
-            if not self._settles(GRACE):
+        if not self._settles(GRACE):
+            how = replace_worker(self._request, session)
+            if not self._settles(GRACE if "replaced" in how else 0.1):
                 self._end()
-                self._finish_stopped("its work could not be stopped and goes on over there")
+                self._came_in_time = True
+                self._finish_stopped(how)
         return self._came_in_time
 
     def _settles(self, seconds: float) -> bool:
-        return bool(concurrent.futures.wait([self], seconds).done)
+        assert self._session is not None
+        end = time.monotonic() + seconds
+        while not concurrent.futures.wait([self], min(seconds, 0.25)).done:
+            if time.monotonic() > end or not self._session.lane.connected:
+                return False
+        return True
 
     def result(self, timeout: float | None = None) -> Any:
         """The result, when it is there; as `concurrent.futures.Future.result`."""
@@ -224,6 +256,12 @@ class Call(concurrent.futures.Future[Any]):
         if self._session is not None and not self.done():
             self._session.lane.flush()
 
+    def stop(self) -> None:
+        """Begin to stop it; does not wait."""
+        if not self.done() and self._session is not None:
+            self._why = self._why or "cancel"
+            self._session.stop(self._number, "cancel")
+
     def drop(self) -> None:
         """Cancel it if it has not begun to run; does not wait."""
         if not self.done() and self._session is not None:
@@ -235,13 +273,17 @@ class Call(concurrent.futures.Future[Any]):
     async def _awaited(self) -> Any:
         loop = asyncio.get_running_loop()
         arrived = asyncio.Event()
-        self.add_done_callback(lambda _: loop.call_soon_threadsafe(arrived.set))
+
+        def tell(call: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+                loop.call_soon_threadsafe(arrived.set)
+
+        self.add_done_callback(tell)
         try:
             await arrived.wait()
         except asyncio.CancelledError:
-            if self._session is not None and not self.done():
-                self._why = self._why or "cancel"
-                self._session.stop(self._number, "cancel")
+            if not self.done():
+                spawn("cancel", self._stop, "cancel", False)
             raise
         return self.result()
 

@@ -21,7 +21,7 @@ from runkit.client.remote import RemoteObject, operate
 from runkit.client.request import Options, python_mismatch
 from runkit.client.roots import Location, Root, locate, root_at
 from runkit.client.session import Session
-from runkit.errors import EnvNotFound, RunkitError, UsageError
+from runkit.errors import RunkitError, UsageError
 from runkit.model.env import Env, as_env
 from runkit.transport import Forward, Transport, make_transport
 from runkit.wire.names import DEFAULT_ENV, DEFAULT_PORT, check_name
@@ -202,13 +202,14 @@ class Cluster:
         """The session with an env's worker."""
         return self.link.session(env)
 
-    def replace_worker(self, env: str, generation: int | None, only_if_alone: bool, why: str) -> bool:
-        """Replace an env's process; `only_if_alone`: only when at most one call runs in it."""
+    def replace_worker(self, env: str, generation: int | None, only_if_alone: bool, why: str) -> dict[str, Any]:
+        """Replace an env's process; `only_if_alone`: only when exactly one call runs in it.
+
+        Returns:
+            `replaced`, `lost` (the keys of the objects that went with it) and `worker`, the one that runs now.
+        """
         body = {"generation": generation, "only_if_alone": only_if_alone, "why": why}
-        try:
-            return bool(self.link.api.json("POST", f"/v1/envs/{env}/restart", body).get("replaced", True))
-        except EnvNotFound:
-            return False
+        return self.link.api.json("POST", f"/v1/envs/{env}/restart", body)
 
     def is_same(self, other: Cluster) -> bool:
         """Whether the other one is connected to the same server."""

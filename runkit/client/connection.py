@@ -18,7 +18,7 @@ from websockets.frames import Opcode
 from websockets.uri import parse_uri
 
 from runkit.client.session import Session
-from runkit.errors import ConnectionLost, NotAuthorized, RunkitError, ServerError
+from runkit.errors import ConnectionLost, NotAuthorized, RunkitError, ServerError, WorkerDied
 from runkit.wire.streams import CHUNK, prepare, spawn
 
 RECONNECT_SECONDS = float(os.environ.get("RUNKIT_RECONNECT_SECONDS", "60"))
@@ -74,6 +74,16 @@ class Connection:
         found = self._by_env.get(env)
         if found is not None and found.usable:
             return found
+        for attempt in range(5):
+            session = self._new_session(env)
+            # A worker that died before it could say anything has a successor.
+            if not isinstance(session.failure, WorkerDied) or attempt == 4:
+                break
+        if session.failure is not None:
+            raise session.failure
+        return session
+
+    def _new_session(self, env: str) -> Session:
         with self._state_lock:
             found = self._by_env.get(env)
             if found is not None and found.usable:
@@ -85,8 +95,6 @@ class Connection:
             self._sessions[route] = self._by_env[env] = session
         self._open_route(session)
         session.greeted.wait(RECONNECT_SECONDS + 5)
-        if session.failure is not None:
-            raise session.failure
         return session
 
     def forget(self, session: Session) -> None:

@@ -43,11 +43,19 @@ class Finisher:
         if not steps:
             return
         self._collected.steps = []
+        self.start()
+        self._queue.put(steps)
+
+    def start(self) -> None:
+        """Have the thread run."""
         if self.thread is None:
             with self._lock:
                 if self.thread is None:
                     self.thread = spawn("finisher", self._run)
-        self._queue.put(steps)
+
+    def post(self, take: Callable[[Any], None], value: Any) -> None:
+        """Have something done by the thread, which runs already; takes no locks, so that `__del__` may call it anywhere."""
+        self._queue.put([(take, value)])
 
     def _run(self) -> None:
         while True:

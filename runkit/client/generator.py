@@ -4,44 +4,92 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import time
 from collections.abc import Generator
 from typing import Any
 
+from runkit.client.finisher import finisher
 from runkit.client.request import Request, stopped
 from runkit.client.waiting import Waiting, deadline_of
+from runkit.errors import CallError
 from runkit.wire import frames
+
+
+class Items:
+    """What remote generators of both kinds have in common: a call whose answer comes in pieces."""
+
+    def __init__(self, request: Request, waiting: Waiting | None = None):
+        self.request = request
+        self.ended = False
+        finisher.start()  # `drop` may need it
+        if waiting is None:
+            waiting = Waiting(request)
+            try:
+                waiting.send()
+            except KeyboardInterrupt:
+                waiting.interrupted()
+                raise
+        self.waiting = waiting
+
+    def take(self, frame: frames.Frame) -> tuple[Any, bool]:
+        """The item in a frame; or the generator's return value, and True."""
+        session = self.waiting.session
+        assert session is not None
+        if frame.kind == frames.CANCELLED:
+            raise concurrent.futures.CancelledError(stopped(frame))
+        value = self.request.value(session, self.waiting.number, frame)
+        if frame.kind == frames.RESULT:
+            self.finish()
+            return value, True
+        session.more(self.waiting.number, 1)
+        return value, False
+
+    def finish(self) -> None:
+        """Nothing more is wanted."""
+        self.ended = True
+        self.waiting.close()
+
+    def close(self, why: str = "abandoned") -> None:
+        """Close the generator over there; its `finally` blocks run."""
+        if not self.ended:
+            self.finish()
+            self.waiting.frames.put(CallError(f"{self.request.label} was closed"))  # for a thread that waits for an item
+            if self.waiting.session is not None:
+                self.waiting.session.stop(self.waiting.number, why)
+
+    def drop(self) -> None:
+        """The same from `__del__`, which may run anywhere, also in a thread that holds the connection's locks."""
+        if not self.ended:
+            finisher.post(self.close, "abandoned")
 
 
 class RemoteGenerator(Generator[Any, None, Any]):
     """The items of a remote generator, one at a time. Closed over there when it is dropped here."""
 
+    _items: Items | None = None
+
     def __init__(self, request: Request, waiting: Waiting | None = None):
-        self._request = request
-        self._ended = False
-        if waiting is None:
-            waiting = Waiting(request)
-            waiting.send()
-        self._waiting = waiting
+        self._items = Items(request, waiting)
 
     def __next__(self) -> Any:
-        if self._ended:
+        items = self._items
+        assert items is not None
+        if items.ended:
             raise StopIteration
-        waiting = self._waiting
+        waiting = items.waiting
         try:
-            frame = waiting.next(deadline_of(self._request.options))
+            frame = waiting.next(deadline_of(items.request.options))
             while frame.kind == frames.STARTED:
-                frame = waiting.next(deadline_of(self._request.options))
-            assert waiting.session is not None
-            if frame.kind == frames.CANCELLED:
-                raise concurrent.futures.CancelledError(stopped(frame))
-            value = self._request.value(waiting.session, waiting.number, frame)
-        except BaseException:
-            self._finish()
+                frame = waiting.next(deadline_of(items.request.options))
+            value, last = items.take(frame)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                waiting.interrupted()
+            items.finish()
             raise
-        if frame.kind == frames.RESULT:
-            self._finish()
+        if last:
             raise StopIteration(value)
-        waiting.session.more(waiting.number, 1)
         return value
 
     def send(self, value: Any) -> Any:
@@ -57,41 +105,82 @@ class RemoteGenerator(Generator[Any, None, Any]):
 
     def close(self) -> None:
         """Close the generator over there; its `finally` blocks run."""
-        if not self._ended:
-            self._finish()
-            if self._waiting.session is not None:
-                self._waiting.session.stop(self._waiting.number, "abandoned")
-
-    def _finish(self) -> None:
-        self._ended = True
-        self._waiting.close()
+        if self._items is not None:
+            self._items.close()
 
     def __del__(self) -> None:
-        try:
-            self.close()
-        except Exception:  # the interpreter is going down
-            pass
+        if self._items is not None:
+            self._items.drop()
 
     def __repr__(self) -> str:
-        return f"<generator {self._request.label} on {self._request.caller.name!r}>"
+        return _repr("generator", self._items)
 
 
 class AsyncRemoteGenerator:
-    """The items of a remote async generator, for `async for`."""
+    """The items of a remote async generator, for `async for`. Closed over there when it is dropped here."""
+
+    _items: Items | None = None
 
     def __init__(self, request: Request):
-        self._items = RemoteGenerator(request)
+        self._items = Items(request)
 
     def __aiter__(self) -> AsyncRemoteGenerator:
         return self
 
     async def __anext__(self) -> Any:
-        done = object()
-        item = await asyncio.to_thread(next, self._items, done)
-        if item is done:
+        items = self._items
+        assert items is not None
+        if items.ended:
             raise StopAsyncIteration
-        return item
+        try:
+            value, last = items.take(await self._next(items))
+        except asyncio.CancelledError:
+            items.close("cancel")
+            raise
+        except BaseException:
+            items.finish()
+            raise
+        if last:
+            raise StopAsyncIteration
+        return value
+
+    async def _next(self, items: Items) -> frames.Frame:
+        loop, arrived, waiting = asyncio.get_running_loop(), asyncio.Event(), items.waiting
+
+        def notify() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+                loop.call_soon_threadsafe(arrived.set)
+
+        waiting.notify = notify
+        deadline = deadline_of(items.request.options)
+        try:
+            while True:
+                frame = waiting.poll()
+                if frame is None:
+                    left = None if deadline is None else max(deadline - time.monotonic(), 0)
+                    await asyncio.wait_for(arrived.wait(), left)
+                    arrived.clear()
+                elif frame.kind != frames.STARTED:
+                    return frame
+        except (TimeoutError, asyncio.TimeoutError) as error:
+            if isinstance(error, CallError):
+                raise
+            raise await asyncio.to_thread(waiting.timed_out) from None
+        finally:
+            waiting.notify = None
 
     async def aclose(self) -> None:
-        """Close the generator over there."""
-        await asyncio.to_thread(self._items.close)
+        """Close the generator over there; its `finally` blocks run."""
+        if self._items is not None:
+            self._items.close()
+
+    def __del__(self) -> None:
+        if self._items is not None:
+            self._items.drop()
+
+    def __repr__(self) -> str:
+        return _repr("async generator", self._items)
+
+
+def _repr(kind: str, items: Items | None) -> str:
+    return f"<{kind} {items.request.label} on {items.request.caller.name!r}>" if items is not None else f"<{kind}>"

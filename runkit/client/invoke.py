@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from runkit.client.call import Call, run
+from runkit.client.finisher import finisher
 from runkit.client.generator import AsyncRemoteGenerator, RemoteGenerator
 from runkit.client.request import DEFAULTS, Caller, Options, Request
 from runkit.client.session import Target
@@ -142,6 +143,7 @@ class Results(Iterator[Any]):
         self._arguments = iter(arguments)
         self._window = window
         self._calls: deque[Call] = deque()
+        finisher.start()
         self._fill()
 
     def _fill(self) -> None:
@@ -157,6 +159,9 @@ class Results(Iterator[Any]):
             raise StopIteration
         try:
             result = self._calls[0].result()
+        except KeyboardInterrupt:
+            self._stop_all()
+            raise
         except BaseException:
             self.close()
             raise
@@ -164,13 +169,25 @@ class Results(Iterator[Any]):
         self._fill()
         return result
 
+    def _stop_all(self) -> None:
+        """Somebody has pressed Ctrl-C: what runs is stopped, too."""
+        self._arguments = iter(())
+        for call in self._calls:
+            call.stop()
+        for call in self._calls:
+            call.cancel()
+        self._calls.clear()
+
     def close(self) -> None:
         """Send no more calls, and cancel those that wait for their turn."""
         self._arguments = iter(())
-        for call in self._calls:
-            call.drop()
-        self._calls.clear()
+        _drop(self._calls)
 
     def __del__(self) -> None:
         if self._calls:
-            self.close()
+            finisher.post(_drop, self._calls)
+
+
+def _drop(calls: deque[Call]) -> None:
+    while calls:
+        calls.popleft().drop()

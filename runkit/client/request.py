@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from runkit.errors import (
     ConnectionLost,
     PythonMismatch,
     ResultNotLoadable,
+    RunkitError,
     ServerError,
     WorkerDied,
 )
@@ -65,7 +65,7 @@ class Caller(Protocol):
     name: str
 
     def session(self, env: str) -> Session: ...
-    def replace_worker(self, env: str, generation: int | None, only_if_alone: bool, why: str) -> bool: ...
+    def replace_worker(self, env: str, generation: int | None, only_if_alone: bool, why: str) -> dict[str, Any]: ...
     def local_folders(self, roots_home: str) -> dict[str, str]: ...
     def handle(self, env: str, key: str, type_name: str) -> Any: ...
 
@@ -92,17 +92,21 @@ class Request:
 
     def send(self, sink: Callable[[Any], Any], begun: Callable[[Session, int], None], later: bool = False) -> None:
         """Send it; what comes back goes to `sink`. `begun` learns the call's number before anything is sent."""
-        session = self.caller.session(self.env)
-        if session.python and session.python != HERE and (self.python is not None or _by_value(self.parts)):
-            raise python_mismatch(
-                self.label if self.python else f"an argument of {self.label}", HERE, session.python, self.env
-            )
-        number = session.begin(sink)
-        begun(session, number)
-        if self.target is not None:
-            session.call(number, self.target, self.meta, self.parts, later)
-        else:
-            session.operate(number, self.operation, self.meta, self.parts)
+        for _ in range(5):
+            session = self.caller.session(self.env)
+            if session.python and session.python != HERE and (self.python is not None or _by_value(self.parts)):
+                raise python_mismatch(
+                    self.label if self.python else f"an argument of {self.label}", HERE, session.python, self.env
+                )
+            number = session.begin(sink)
+            begun(session, number)
+            if self.target is not None:
+                sent = session.call(number, self.target, self.meta, self.parts, later)
+            else:
+                sent = session.operate(number, self.operation, self.meta, self.parts)
+            if sent:
+                return
+        raise ConnectionLost(f"the process of env {self.env!r} was replaced each time as {self.label} was sent; it did not run")
 
     def value(self, session: Session, number: int, frame: frames.Frame) -> Any:
         """The result in a frame, or its exception raised."""
@@ -144,14 +148,22 @@ def python_mismatch(label: str, here: str, there: str, env: str) -> PythonMismat
     )
 
 
-def print_log(frame: frames.Frame) -> None:
-    """Write a piece of remote output to the same stream here, without a prefix."""
-    stream = sys.stdout if frame.meta["s"] == 1 else sys.stderr
+def replace_worker(request: Request, session: Session) -> str:
+    """Replace the process of a call that does not react to being stopped, if no other call runs in it; says how it went."""
+    if not session.lane.connected:
+        return "the connection is down; it will be stopped when that is back"
     try:
-        stream.write(bytes(frame.parts[0]).decode("utf-8", "replace"))
-        stream.flush()
-    except (AttributeError, ValueError, OSError):  # the stream was closed or is None: output has nowhere to go
-        pass
+        answer = request.caller.replace_worker(
+            request.env, session.generation, True, "a call did not react to being stopped"
+        )
+    except (RunkitError, OSError) as error:
+        return f"its work could not be stopped ({error})"
+    running = (answer.get("worker") or {}).get("running", 0)
+    if not answer["replaced"]:
+        return "its work could not be stopped and goes on over there" if running else "its work has ended"
+    lost = answer.get("lost") or []
+    went = f"; its {len(lost)} stored object(s) went with it: {', '.join(map(repr, lost[:20]))}" if lost else ""
+    return f"its code did not react, so the env's process was replaced{went}"
 
 
 def stopped(frame: frames.Frame) -> str:

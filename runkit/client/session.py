@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import uuid
@@ -81,27 +82,23 @@ class Session:
         self._sinks[number] = sink
         return number
 
-    def call(self, number: int, target: Target, meta: dict[str, Any], parts: list[Any], later: bool = False) -> None:
-        """Send a call of a target; `later`: where many are under way it may wait half a millisecond for the next one."""
+    def call(self, number: int, target: Target, meta: dict[str, Any], parts: list[Any], later: bool = False) -> bool:
+        """Send a call of a target; `later`: where many are under way it may wait half a millisecond for the next one.
+
+        Returns:
+            False if the session ended before it could be sent; nobody else is told then.
+        """
         index = self._targets.get(id(target))
         if index is None:
             index = self._define(target)
         later = later and len(self._sinks) > BUSY
         self.lane.send(frames.CALL, number, {"t": index, **meta}, parts, later=later)
-        self._check(number)
+        return self.usable or self._sinks.pop(number, None) is None
 
-    def operate(self, number: int, operation: str, meta: dict[str, Any], parts: list[Any]) -> None:
-        """Send a built-in operation."""
+    def operate(self, number: int, operation: str, meta: dict[str, Any], parts: list[Any]) -> bool:
+        """Send a built-in operation; as `call`."""
         self.lane.send(frames.CALL, number, {"op": operation, **meta}, parts)
-        self._check(number)
-
-    def _check(self, number: int) -> None:
-        if not self.usable:  # it ended while the call was on its way into the lane: nobody else would tell
-            sink = self._sinks.pop(number, None)
-            if sink is not None:
-                sink(
-                    ConnectionLost(f"the process of env {self.env!r} was replaced as the call was sent; it did not run")
-                )
+        return self.usable or self._sinks.pop(number, None) is None
 
     def _define(self, target: Target) -> int:
         with self._lock:
@@ -136,13 +133,16 @@ class Session:
 
     def _handle(self, frame: Frame) -> None:
         if frame.kind == frames.WELCOME:
+            if frame.meta["fresh"] and self.greeted.is_set():
+                spawn("forgotten", self._forgotten)
+                return
             self.generation = frame.meta["generation"]
             self.python = frame.meta["python"]
             self.roots_home = frame.meta.get("roots_home", "")
             write = self._connection.send_bytes
             self.lane.attach(lambda data: write(self.route, data), frame.meta["received"])
             self.greeted.set()
-            if self.lane.owes_blobs:
+            if self.lane.owes_blobs or self.lane.had_bulk:  # what was on its way on the last one may be lost
                 self._want_bulk()
         elif frame.kind == frames.WANT_BULK:
             self._want_bulk()
@@ -186,6 +186,17 @@ class Session:
             sink(error)
         finisher.release()
 
+    def _forgotten(self) -> None:
+        """The worker knows nothing of this session any more, after a very long time without a connection."""
+        with contextlib.suppress(OSError):
+            self._connection.send_text({"close": {"route": self.route}})
+        cluster = self._connection.name
+        self.fail(
+            ConnectionLost(
+                f"the connection to {cluster!r} was down for so long that env {self.env!r} has forgotten what was called"
+            )
+        )
+
     def bye(self) -> None:
         self.usable = False
         self.lane.send(frames.BYE)
@@ -197,7 +208,7 @@ class Session:
 
     def _connect_bulk(self) -> None:
         with self._bulk_lock:
-            if self.lane.has_bulk or not self.usable:
+            if self.lane.bulk is not None or not self.usable:
                 return
             try:
                 sock = self._connection.open_bulk(self.env, self.socket_path)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import queue
 import time
+import warnings
+from collections.abc import Callable
 from typing import Any
 
-from runkit.client.request import GRACE, Options, Request, print_log, stopped
+from runkit.client.printing import Printer
+from runkit.client.request import GRACE, Options, Request, replace_worker, stopped
 from runkit.client.session import Session
 from runkit.errors import CallTimeout
 from runkit.wire import frames
@@ -20,9 +23,17 @@ class Waiting:
         self.frames: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.session: Session | None = None
         self.number = 0
+        self.notify: Callable[[], Any] | None = None  # called when something has arrived
+        self._printer = Printer()
 
     def send(self) -> None:
-        self.request.send(self.frames.put, self._begun)
+        """Send the call."""
+        self.request.send(self._sink, self._begun)
+
+    def _sink(self, frame: Any) -> None:
+        self.frames.put(frame)
+        if self.notify is not None:
+            self.notify()
 
     def _begun(self, session: Session, number: int) -> None:
         self.session = session
@@ -33,56 +44,76 @@ class Waiting:
 
         Raises:
             CallTimeout: the deadline has passed; the call has been stopped.
-            KeyboardInterrupt: the call has been stopped.
+            RunkitError: it ended without an answer.
         """
-        try:
-            while True:
-                try:
-                    frame = self.frames.get(timeout=None if deadline is None else max(deadline - time.monotonic(), 0))
-                except queue.Empty:
-                    how = self.stop("timeout")
-                    where = f"{self.request.label} on {self.request.caller.name!r}, env {self.request.env!r}"
-                    raise CallTimeout(
-                        f"{where} took longer than its timeout of {self.request.options.timeout:g} s; {how}"
-                    ) from None
-                if not isinstance(frame, frames.Frame):
-                    raise frame
-                if frame.kind != frames.LOG:
-                    return frame
-                print_log(frame)
-        except KeyboardInterrupt:
-            self.stop("cancel")
-            raise
+        while True:
+            left = None if deadline is None else deadline - time.monotonic()
+            try:
+                found = self._take(self.frames.get(timeout=None if left is None else max(left, 0)))
+            except queue.Empty:
+                raise self.timed_out() from None
+            if found is not None:
+                return found
+            if left is not None and left < 0:  # it never stops talking
+                raise self.timed_out()
+
+    def poll(self) -> frames.Frame | None:
+        """The next frame that is not output, if it is here."""
+        while True:
+            try:
+                found = self._take(self.frames.get_nowait())
+            except queue.Empty:
+                return None
+            if found is not None:
+                return found
+
+    def _take(self, frame: Any) -> frames.Frame | None:
+        if not isinstance(frame, frames.Frame):
+            raise frame
+        if frame.kind != frames.LOG:
+            return frame
+        self._printer.show(frame)
+        return None
+
+    def timed_out(self) -> CallTimeout:
+        """Stop the call, and say how that went."""
+        how = self.stop("timeout")
+        where = f"{self.request.label} on {self.request.caller.name!r}, env {self.request.env!r}"
+        return CallTimeout(f"{where} took longer than its timeout of {self.request.options.timeout:g} s; {how}")
+
+    def interrupted(self) -> None:
+        """Stop the call, because somebody has pressed Ctrl-C."""
+        how = self.stop("cancel")
+        if "replaced" in how or "could not" in how:
+            warnings.warn(f"{self.request.label} was interrupted: {how}", RuntimeWarning, stacklevel=3)
 
     def stop(self, why: str) -> str:
         """Stop the remote work and wait until that is settled; says in words how it went."""
-        if self.session is None:
+        session = self.session
+        if session is None:
             return "it had not been sent"
-        self.session.stop(self.number, why)
-        end = time.monotonic() + GRACE
+        session.stop(self.number, why)
+        how = ""
         while True:
+            if not session.lane.connected:
+                return how or "the connection is down; it will be stopped when that is back"
             try:
-                frame = self.frames.get(timeout=max(end - time.monotonic(), 0))
+                frame = self.frames.get(timeout=GRACE)
             except queue.Empty:
-                return self._force()
-            if not isinstance(frame, frames.Frame):
-                return f"its work ended: {frame}"
+                return how or replace_worker(self.request, session)
+            if not isinstance(frame, frames.Frame):  # the session has ended
+                return how or f"its work ended: {frame}"
             if frame.kind == frames.LOG:
-                print_log(frame)
+                self._printer.show(frame)
             elif frame.kind in (frames.RESULT, frames.ERROR):
                 return "it ended by itself while it was being stopped"
             elif frame.kind == frames.CANCELLED:
-                return stopped(frame)
-
-    def _force(self) -> str:
-        assert self.session is not None
-        if self.request.caller.replace_worker(
-            self.request.env, self.session.generation, True, "a call did not react to being stopped"
-        ):
-            return "it did not react, so the env's process was replaced; the objects stored in it are gone"
-        return "its work could not be stopped and goes on over there"
+                how = stopped(frame)
+                if not frame.meta.get("replaced"):  # otherwise wait for the old process to be gone
+                    return how
 
     def close(self) -> None:
+        """Nothing more is wanted for it."""
         if self.session is not None:
             self.session.done(self.number)
 

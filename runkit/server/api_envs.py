@@ -101,14 +101,14 @@ async def delete(request: web.Request) -> web.Response:
 async def restart(request: web.Request) -> web.Response:
     """Replace the env's worker; {replaced, lost, worker}.
 
-    With {"generation": n} only that one; with {"only_if_alone": true} only while at most one call runs in it.
+    With {"generation": n} only that one; with {"only_if_alone": true} only while exactly one call runs in it.
     """
     asked = await body(request)
     head = request.app[HEAD]
     name = request.match_info["name"]
     before = (await head.envs.look(name))["worker"]
     refused = asked.get("generation") not in (None, (before or {}).get("generation"))
-    if refused or (asked.get("only_if_alone") and (before or {}).get("running", 0) > 1):
+    if refused or (asked.get("only_if_alone") and (before or {}).get("running", 0) != 1):
         return web.json_response({"replaced": False, "lost": [], "worker": before})
     why = str(asked.get("why") or "a client asked for it")
     done = await head.envs.restart(name, why, asked.get("generation"))

@@ -7,12 +7,12 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from runkit.errors import EnvNotFound, RunkitError, ServerError
+from runkit.errors import RunkitError, ServerError
 
 LINE_BYTES = 16 << 20
 ORDER_SECONDS = 10.0
@@ -88,6 +88,7 @@ class Directory:
         self._replace = replace
         self._owners: dict[str, str] = {}
         self._lines: dict[str, Line] = {}
+        self._losses: dict[str, list[set[str]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._arrived = asyncio.Condition()
 
@@ -110,12 +111,23 @@ class Directory:
     def owner(self, key: str) -> str | None:
         return self._owners.get(key)
 
-    def forget(self, env: str) -> list[str]:
-        """The env's objects are gone; gives their keys."""
-        lost = list(self.keys(env))
+    def forget(self, env: str) -> None:
+        """The env's objects are gone."""
+        lost = self.keys(env)
         for key in lost:
             del self._owners[key]
-        return lost
+        for found in self._losses.get(env, ()):
+            found.update(lost)
+
+    @contextmanager
+    def losses(self, env: str) -> Iterator[set[str]]:
+        """Collects the keys that the env loses meanwhile."""
+        found: set[str] = set()
+        self._losses.setdefault(env, []).append(found)
+        try:
+            yield found
+        finally:
+            self._losses[env].remove(found)
 
     async def order(self, env: str, op: str, generation: int | None = None, **fields: Any) -> Any:
         """Have the env's worker (of that generation) do something.
@@ -203,7 +215,3 @@ class Directory:
         if before not in (None, env) and before in self._lines:
             self._lines[before].send({"op": "drop", "key": key})
 
-
-async def no_env(name: str) -> dict[str, Any]:
-    """For a directory without envs (tests)."""
-    raise EnvNotFound(f"the cluster has no env {name!r}")

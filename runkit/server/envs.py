@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
 from runkit.errors import EnvError, EnvNotFound, RunkitError, ServerError, UsageError
 from runkit.server import servlets
 from runkit.server.default_env import default_plan
+from runkit.server.directory import Directory
 from runkit.server.ray_cluster import RayCluster
 from runkit.server.servlets import Servlet
 from runkit.server.settings import Settings, read_json, write_json
@@ -72,24 +73,16 @@ class Envs:
 
     Args:
         ray: where servlets live.
-        lost_keys: called when an env's worker has gone; gives the keys that went with it.
-        order: passes an order to an env's worker: (env, generation, order).
+        directory: who owns which key, and the lines to the workers.
 
     Attributes:
         ray_up: set while servlets can be made.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        ray: RayCluster,
-        lost_keys: Callable[[str], list[str]],
-        order: Callable[[str, int, dict[str, Any]], Any],
-    ):
+    def __init__(self, settings: Settings, ray: RayCluster, directory: Directory):
         self._settings = settings
         self._ray = ray
-        self._lost_keys = lost_keys
-        self._order = order
+        self._directory = directory
         self._envs: dict[str, Env] = {}
         self.ray_up = asyncio.Event()
         for file in sorted(settings.envs.glob("*.json")):
@@ -186,12 +179,12 @@ class Envs:
 
     async def _install(self, env: Env, plan: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         env.installing = True
-        before = env.worker
         fresh = env.servlet is None or (plan.get("compute") or {}) != (env.plan.get("compute") or {})
         placed = False
         try:
             await self.ray_up.wait()
             if fresh:
+                replaced = env.servlet is not None
                 compute = await self._affordable(env, plan)
                 if env.servlet is not None:  # built before the old one goes: if that fails, nothing has happened
                     async for event in env.servlet.run("build", plan):
@@ -203,12 +196,14 @@ class Envs:
                 async for event in self._place(env, compute):
                     yield event
             assert env.servlet is not None  # placed
-            async for event in env.servlet.run("install", plan):
-                if "done" in event:
-                    event = {"done": await self._installed(env, plan, event["done"], before)}
-                elif "error" in event and placed:
-                    await self._drop_servlet(env)
-                yield event
+            with self._directory.losses(env.name) as lost:
+                async for event in env.servlet.run("install", plan):
+                    if "done" in event:
+                        done = await self._installed(env, plan, event["done"])
+                        event = {"done": {**done, "lost": sorted(lost)}}
+                    elif "error" in event and placed:
+                        await self._drop_servlet(env)
+                    yield event
         except RunkitError as error:
             if placed:
                 await self._drop_servlet(env)
@@ -216,32 +211,25 @@ class Envs:
         finally:
             env.installing = False
 
-    async def _installed(
-        self, env: Env, plan: dict[str, Any], done: dict[str, Any], before: dict[str, Any] | None
-    ) -> dict[str, Any]:
+    async def _installed(self, env: Env, plan: dict[str, Any], done: dict[str, Any]) -> dict[str, Any]:
         order = done.pop("switch", None)
-        lost: list[str] = []
         if order is not None:
             try:
-                await self._order(env.name, done["worker"]["generation"], order)
+                await self._directory.order(env.name, generation=done["worker"]["generation"], **order)
             except (ServerError, TypeError) as error:
                 log.warning("env %r: the worker could not be switched (%s): it is replaced", env.name, error)
                 assert env.servlet is not None  # it has just installed
-                done = {
-                    **done,
-                    **await env.servlet.ask("replace", "the worker could not be switched"),
-                    "replaced_worker": True,
-                }
-        if before is not None and done["worker"] and before["generation"] != done["worker"]["generation"]:
-            done["replaced_worker"] = True
-            lost = self._lost_keys(env.name)
+                replaced = await env.servlet.ask("replace", "the worker could not be switched")
+                done = {**done, **replaced, "replaced_worker": True}
+        if done["replaced_worker"]:
+            self._directory.forget(env.name)
         env.plan = plan
         env.hear(done)
         self._envs[env.name] = env
         log.info("env %r: ready", env.name)
         write_json(self._settings.envs / f"{env.name}.json", plan)
         self._watch(env)
-        return {**{name: done[name] for name in ("build", "created", "replaced_worker", "worker")}, "lost": lost}
+        return {name: done[name] for name in ("build", "created", "replaced_worker", "worker")}
 
     async def _affordable(self, env: Env, plan: dict[str, Any]) -> dict[str, Any]:
         """What the env asks of Ray.
@@ -295,9 +283,10 @@ class Envs:
     def _gone(self, env: Env, why: str) -> None:
         env.servlet = None
         env.hear({"version": 0, "worker": None, "restarts": env.state["restarts"] + 1, "failure": ""})
-        lost = self._lost_keys(env.name)
+        with self._directory.losses(env.name) as lost:
+            self._directory.forget(env.name)
         if lost:
-            log.warning("env %r lost its objects %s: %s", env.name, lost, why)
+            log.warning("env %r lost its objects %s: %s", env.name, sorted(lost), why)
 
     async def _drop_servlet(self, env: Env) -> None:
         servlet, env.servlet = env.servlet, None
@@ -320,23 +309,25 @@ class Envs:
                 raise EnvError(f"env {name!r} does not run")
             if generation is not None and (env.worker or {}).get("generation") != generation:
                 return {"lost": [], "worker": env.worker}
-            lost = self._lost_keys(name)
-            state = await env.servlet.ask("replace", why, generation)
+            with self._directory.losses(name) as lost:
+                state = await env.servlet.ask("replace", why, generation)
+                self._directory.forget(name)
             env.hear(state)
-            return {"lost": lost, "worker": state["worker"]}
+            return {"lost": sorted(lost), "worker": state["worker"]}
 
     async def delete(self, name: str) -> list[str]:
         """End the env and forget it; gives the keys that went with it. The default env comes back empty."""
         env = self.get(name)
         async with env.lock:
-            await self._drop_servlet(env)
-            lost = self._lost_keys(name)
+            with self._directory.losses(name) as lost:
+                await self._drop_servlet(env)
+                self._directory.forget(name)
             (self._settings.envs / f"{name}.json").unlink(missing_ok=True)
             del self._envs[name]
         if name == DEFAULT_ENV:
             self._envs[name] = Env(name, default_plan(self._settings))
             await self.up(name)
-        return lost
+        return sorted(lost)
 
     async def stop(self) -> None:
         """End all workers and servlets; the kept plans stay."""

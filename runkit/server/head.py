@@ -44,7 +44,7 @@ class Head:
         self.ray = ray
         ray.on_death = self._ray_ended
         self.directory = Directory(self.worker, self._replace)
-        self.envs = Envs(settings, ray, self.directory.forget, self._order)
+        self.envs = Envs(settings, ray, self.directory)
         self._control: asyncio.AbstractServer | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -121,10 +121,6 @@ class Head:
 
     async def _replace(self, env: str, generation: int, why: str) -> dict[str, Any]:
         return await self.envs.restart(env, why, generation)
-
-    async def _order(self, env: str, generation: int, order: dict[str, Any]) -> Any:
-        fields = {name: value for name, value in order.items() if name != "op"}
-        return await self.directory.order(env, order["op"], generation, **fields)
 
     def spawn(self, work: Any) -> None:
         """Run a coroutine beside everything else."""

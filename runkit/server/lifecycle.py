@@ -55,6 +55,7 @@ def start(port: int, say: Say = lambda text: None) -> dict[str, Any]:
             stop(port, say)
             head = None
     if head is None or not head.alive():
+        _end_leftovers(settings, head, say)
         check_ports(settings)
     ensure_secret(settings.token)
     ensure_secret(settings.ray_token)
@@ -179,15 +180,22 @@ def stop(port: int, say: Say = lambda text: None) -> bool:
             server.signal(signal.SIGTERM)
         if not server.wait(STOP_SECONDS):
             end([server], gently=0.0)
-    # What a server that was killed could not end itself.
-    left = marked(settings.mark) + (of_session(head) if head is not None else [])
-    if left:
-        found = True
-        say(f"end {len(left)} processes that an earlier server left: {', '.join(sorted(one.name() for one in left))}")
-        end(left, gently=3.0)
-        end(marked(settings.mark) + (of_session(head) if head is not None else []), gently=0.5)
+    found = _end_leftovers(settings, head, say) or found
     for path in (settings.state, settings.control):
         path.unlink(missing_ok=True)
+    return found
+
+
+def _end_leftovers(settings: Settings, head: ProcessId | None, say: Say) -> bool:
+    """End what a server that was killed could not end itself; False if there is nothing."""
+    found = False
+    for gently in (3.0, 0.5):  # what is being ended may have started something in the last moment
+        left = marked(settings.mark) + (of_session(head) if head is not None else [])
+        if not left:
+            break
+        found = True
+        say(f"end what an earlier server left: {', '.join(sorted(one.name() for one in left))}")
+        end(left, gently)
     return found
 
 

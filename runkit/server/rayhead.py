@@ -1,8 +1,9 @@
 """Ray's head node and the driver that speaks with it, in a process of their own: `python -m runkit.server.rayhead`, settings as
 JSON on standard input.
 
-The server must outlive its Ray, and Ray ends a driver whose node has gone. So the driver is here, beside the node, and the server asks it for
-actors over a UNIX socket (see ray_bridge); this process outlives the server as well, so a new server finds its envs as they were.
+The server must outlive its Ray, and Ray ends a driver whose node has gone. So the driver is here, beside the node, and the server
+asks it for actors over a UNIX socket (see ray_bridge); this process outlives the server as well, so a new server finds its envs as
+they were.
 
 The node is what `ray start --head --block` makes, with three differences: it listens on 127.0.0.1 only (`ray start` turns that
 address into the host's own one), it leaves out the autoscaler's monitor, the log monitor and the dashboard's API server, of which runkit
@@ -41,6 +42,7 @@ class Head(ray._private.node.Node):  # type: ignore[misc]  # Ray has no types he
 
     def __init__(self, parameters: Any, settings: dict[str, Any]):
         self._settings = settings
+        self.driven = threading.Event()
         super().__init__(parameters, head=True, shutdown_at_exit=True, spawn_reaper=True)
 
     def start_api_server(self, **_: Any) -> None:
@@ -65,6 +67,7 @@ class Head(ray._private.node.Node):  # type: ignore[misc]  # Ray has no types he
                 logging_level=logging.WARNING,
             )
             log.info("the driver is in")
+            self.driven.set()
             serve(self._settings["socket"], lambda: _say({"ready": True, "version": ray.__version__}))
         except BaseException:
             log.exception("the driver ended")
@@ -96,7 +99,12 @@ def main() -> None:
         no_monitor=True,
     )
     head = Head(parameters, settings)
+    told = False
     while not (dead := head.dead_processes()):
+        if head.driven.is_set() and not told:
+            # The driver has put a handler of its own in place, which would end this process at once and leave the parts alone.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            told = True
         time.sleep(LOOK_EVERY)
     kind, process = dead[0]
     log.error("%s has ended with status %s: Ray ends", kind, process.returncode)

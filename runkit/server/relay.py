@@ -150,6 +150,8 @@ class Relay:
     # -- control
 
     async def _control(self, message: dict[str, Any]) -> None:
+        if not isinstance(message, dict):
+            raise TypeError("a message is a JSON object")
         if "hello" in message:
             hello = message["hello"]
             self.client.id = str(hello.get("client", ""))[:100]

@@ -8,6 +8,11 @@ from typing import Any
 
 from runkit.errors import NotPicklable
 
+SMALL = 4096
+"""Buffers below this (bytes) stay inside the pickle: a copy costs less than a part of its own."""
+
+MOST_BUFFERS = 10_000
+
 _PLAIN = frozenset({int, float, str, bytes, bool, type(None)})
 
 
@@ -32,15 +37,23 @@ def dump(value: Any, what: str = "the value") -> list[Any]:
     Raises:
         NotPicklable: some part of `value` cannot be pickled; names `what`.
     """
-    buffers: list[pickle.PickleBuffer] = []
+    buffers: list[memoryview] = []
+
+    def apart(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < SMALL or len(buffers) >= MOST_BUFFERS:
+            return True
+        buffers.append(raw)
+        return False
+
     try:
         if _plain(value):  # CloudPickler is a Python subclass and costs some 30 microseconds for nothing here
-            data = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+            data = pickle.dumps(value, protocol=5, buffer_callback=apart)
         else:
             import cloudpickle  # late: it takes 20 ms to import, and many callers never need it
 
-            data = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-        return [data, *(buffer.raw() for buffer in buffers)]
+            data = cloudpickle.dumps(value, protocol=5, buffer_callback=apart)
+        return [data, *buffers]
     except RecursionError:
         raise
     except Exception as error:  # whatever a user's __reduce__ raises

@@ -14,9 +14,13 @@ from typing import Any, Callable
 from runkit.wire import frames
 from runkit.wire.frames import BLOB_BYTES, BlobRef, Frame, encode
 from runkit.wire.pulse import pulse
-from runkit.wire.streams import send_blob
+from runkit.wire.streams import hang_up, send_blob
 
 ACK_EVERY = 64
+MOST_INLINE = 1024 * 1024
+"""Where the parts of a frame come to more than this (bytes), the middling ones travel as blobs too."""
+
+MIDDLING = 16 * 1024
 CORKED_FRAMES = 32
 """So many frames wait at the most for a common write."""
 
@@ -47,7 +51,8 @@ class Lane:
         self._corked: list[bytes] = []  # numbered, and to leave in one write with the next frame or heartbeat
         self._dropped = 0
         self._bulk_lock = threading.Lock()
-        self._bulk: Any = None
+        self.bulk: Any = None
+        self.had_bulk = False
         self._next_blob = 1
         self._blobs: dict[int, Any] = {}  # sent, not yet acknowledged
         self._arrived: dict[int, Any] = {}  # received, their frame still to come
@@ -80,31 +85,43 @@ class Lane:
             later: more follows at once; the frame may wait half a millisecond for it, to leave in one write.
         """
         blobs: list[tuple[int, Any]] = []
-        if not self._inline and any(len(part) >= BLOB_BYTES for part in parts):
-            parts, blobs = self._split(parts)
+        if parts and not self._inline:
+            limit = BLOB_BYTES if len(parts) < 5 or sum(map(len, parts)) < MOST_INLINE else MIDDLING
+            if any(len(part) >= limit for part in parts):
+                parts, blobs = self._split(parts, limit)
         with self._lock:
             if kind == frames.LOG and self._write is None and self._kept_bytes > KEPT_LOG_BYTES:
                 self._dropped += sum(map(len, parts))
                 return
-            self._sent = seq = self._sent + 1
-            self._acked = self._received
-            data = encode(kind, call, meta, parts, seq, self._received, flags)
-            self._kept.append((seq, data))
-            self._kept_bytes += len(data)
+            data = self._number(kind, call, meta, parts, flags)
             if later and self._write is not None and len(self._corked) < CORKED_FRAMES:
                 if not self._corked:
                     pulse.ask(self.flush)
                 self._corked.append(data)
             else:
                 self._out(data)
-        for number, part in blobs:
-            self._send_blob(number, part)
+        try:
+            for number, part in blobs:
+                self._send_blob(number, part)
+        except BaseException:  # Ctrl-C half way: nobody is going to wait for these
+            for number, _ in blobs:
+                self._blobs.pop(number, None)
+            raise
 
-    def _split(self, parts: Sequence[Any]) -> tuple[list[Any], list[tuple[int, Any]]]:
+    def _number(self, kind: int, call: int, meta: dict | None, parts: Sequence[Any] = (), flags: int = 0) -> bytes:
+        """Encode the next frame, and keep it until the other side has it; under the lock."""
+        self._sent = seq = self._sent + 1
+        self._acked = self._received
+        data = encode(kind, call, meta, parts, seq, self._received, flags)
+        self._kept.append((seq, data))
+        self._kept_bytes += len(data)
+        return data
+
+    def _split(self, parts: Sequence[Any], limit: int) -> tuple[list[Any], list[tuple[int, Any]]]:
         out: list[Any] = []
         blobs = []
         for part in parts:
-            if len(part) < BLOB_BYTES:
+            if len(part) < limit:
                 out.append(part)
                 continue
             with self._lock:
@@ -117,17 +134,16 @@ class Lane:
 
     def _send_blob(self, number: int, part: Any) -> None:
         with self._bulk_lock:
-            bulk = self._bulk
+            bulk = self.bulk
             if bulk is not None and number in self._blobs:
                 try:
                     send_blob(bulk, number, part)
                     return
                 except OSError:
-                    self._bulk = None
+                    self.bulk = None
                 except BaseException:  # Ctrl-C half way: what is on the wire is torn, so the connection has to go
-                    self._bulk = None
-                    self._blobs.pop(number, None)
-                    bulk.close()
+                    self.bulk = None
+                    hang_up(bulk)
                     raise
         if self._want_bulk is not None:
             self._want_bulk()
@@ -172,25 +188,25 @@ class Lane:
 
     def attach_bulk(self, sock: Any) -> None:
         """A new bulk connection: blobs that were not acknowledged go out on it, from the caller's thread."""
+        if self.bulk is not None:  # whoever is stuck in a write to the old one holds the lock
+            hang_up(self.bulk)
         with self._bulk_lock:
-            old, self._bulk = self._bulk, sock
+            old, self.bulk, self.had_bulk = self.bulk, sock, True
             if old is not None and old is not sock:
                 old.close()
             for number, part in list(self._blobs.items()):
+                if number not in self._blobs:  # arrived, or not wanted any more, meanwhile
+                    continue
                 try:
                     send_blob(sock, number, part)
                 except OSError:
-                    self._bulk = None
+                    self.bulk = None
                     return
 
     def detach_bulk(self, sock: Any) -> None:
         with self._bulk_lock:
-            if self._bulk is sock:
-                self._bulk = None
-
-    @property
-    def has_bulk(self) -> bool:
-        return self._bulk is not None
+            if self.bulk is sock:
+                self.bulk = None
 
     @property
     def owes_blobs(self) -> bool:
@@ -220,6 +236,9 @@ class Lane:
                 self._blobs.pop(frame.meta["blob"], None)
                 return []
             held = self._held.get(frame.call)
+            if held is not None and frame.kind in (frames.CANCEL, frames.CANCELLED):
+                self._give_up(self._held.pop(frame.call))
+                return [frame]
             if held is not None:
                 held.append(frame)
                 return []
@@ -242,6 +261,16 @@ class Lane:
                         del self._held[call]
         self.send(frames.BLOB_ACK, meta={"blob": number})
         return ready
+
+    def _give_up(self, held: deque[Frame]) -> None:
+        """Nobody wants these frames any more: their blobs are not kept when they come, and what is on its way is cut off."""
+        wanted = {part for frame in held for part in frame.parts if type(part) is BlobRef}
+        for number in wanted:
+            self._seen_blobs.add(number)
+            self._arrived.pop(number, None)
+            self._out(self._number(frames.BLOB_ACK, 0, {"blob": int(number)}))
+        if self.bulk is not None:
+            hang_up(self.bulk)
 
     def _fill(self, frame: Frame) -> bool:
         parts = frame.parts

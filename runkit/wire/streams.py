@@ -91,6 +91,14 @@ def _fill(sock: socket.socket, view: memoryview) -> None:
         at += count
 
 
+def hang_up(sock: Any) -> None:
+    """End a connection under whoever is reading or writing it; a mere close() would leave them waiting."""
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:  # it has ended already
+        pass
+
+
 def spawn(name: str, target: Callable[..., Any], *args: Any) -> threading.Thread:
     """A daemon thread with a name that a stack dump shows."""
     thread = threading.Thread(target=target, args=args, name=f"runkit-{name}", daemon=True)

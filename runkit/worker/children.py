@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from typing import Any
 
-from runkit.worker.output import Output
+from runkit.worker.output import Output, Tagged
 from runkit.worker.task import Task, current
 
 
-def watch_subprocess(output: Output) -> bool:
-    """Give children started through `subprocess` a pipe of their call's own, and remember them. True once it is done.
+def watch_subprocess(output: Output) -> None:
+    """Give children started through `subprocess` a pipe of their call's own, and remember them."""
+    import subprocess  # late: it costs a third of the worker's start
 
-    Does nothing until user code has imported subprocess: importing it costs a third of the worker's start.
-    """
-    module: Any = sys.modules.get("subprocess")
-    if module is None or not hasattr(module, "Popen"):
-        return False
-    original = module.Popen.__init__
+    original = subprocess.Popen.__init__
 
     def start(self: Any, *args: Any, **kwargs: Any) -> None:
         task = current.get()
@@ -27,14 +22,40 @@ def watch_subprocess(output: Output) -> bool:
             original(self, *args, **kwargs)
             return
         for name, position, stream in (("stdout", 4, 1), ("stderr", 5, 2)):
-            if len(args) <= position and kwargs.get(name) is None:
-                kwargs[name] = output.pipe_for(task, stream)
+            if len(args) > position:
+                continue
+            given = kwargs.get(name)
+            if isinstance(given, Tagged):  # stdout=sys.stderr
+                given = given.fileno()
+            if given is None or given in (1, 2):
+                kwargs[name] = output.pipe_for(task, given or stream)
         original(self, *args, **kwargs)
         task.pids.add(self.pid)
 
     start.__wrapped__ = original  # type: ignore[attr-defined]  # functions take attributes; inspect.signature looks here
-    module.Popen.__init__ = start
-    return True
+    subprocess.Popen.__init__ = start  # type: ignore[method-assign]  # whoever calls it is the user's code
+
+
+def watch_pools() -> None:
+    """What a call hands to a thread pool belongs to it, whoever started the pool's threads."""
+    from concurrent.futures import ThreadPoolExecutor  # late, as subprocess
+
+    original = ThreadPoolExecutor.submit
+
+    def submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        task = current.get()
+        return original(self, _tagged, task, fn, args, kwargs) if task is not None else original(self, fn, *args, **kwargs)
+
+    submit.__wrapped__ = original  # type: ignore[attr-defined]  # as above
+    ThreadPoolExecutor.submit = submit  # type: ignore[method-assign]  # as above
+
+
+def _tagged(task: Task, fn: Any, args: Any, kwargs: Any) -> Any:
+    token = current.set(task)
+    try:
+        return fn(*args, **kwargs)
+    finally:
+        current.reset(token)
 
 
 def watch_threads() -> None:
@@ -65,6 +86,8 @@ def of_call(task: Task, alone: bool, others: set[int]) -> list[int]:
         alone: no other call runs, so every child of this process that is younger than the call is its own.
         others: pids known to belong to other calls.
     """
+    if not task.started:  # it has not begun to run
+        return []
     parents: dict[int, int] = {}
     born: dict[int, float] = {}
     boot = time.time() - _uptime()

@@ -9,14 +9,18 @@ modules of the same name never see each other's.
 from __future__ import annotations
 
 import builtins
+import ctypes
+import functools
 import importlib
 import linecache
 import os
 import sys
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Callable
 
+from runkit.wire import codec
 from runkit.worker.task import current
 
 Root = tuple[str, str, tuple[str, ...], int]
@@ -25,8 +29,20 @@ Root = tuple[str, str, tuple[str, ...], int]
 Placed = tuple[tuple[str, str, tuple[str, ...]], ...]
 
 
+_UNSHARE_FOLDER = 0x200
+"""CLONE_FS of unshare(2): a thread's current folder becomes its own."""
+
+
 def as_roots(given: Sequence[dict]) -> tuple[Root, ...]:
-    return tuple((root["id"], root["digest"], tuple(root.get("paths") or [""]), root.get("epoch", 0)) for root in given)
+    return _same(
+        tuple((root["id"], root["digest"], tuple(root.get("paths") or [""]), root.get("epoch", 0)) for root in given)
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _same(roots: tuple[Root, ...]) -> tuple[Root, ...]:
+    """Equal roots as one object: it is told at a glance whether they are in place already."""
+    return roots
 
 
 def as_meta(roots: Sequence[Root]) -> list[dict]:
@@ -49,14 +65,18 @@ class Code:
         self._home = home
         self._base = list(sys.path)
         self._always: tuple[Root, ...] = as_roots(always)
-        self._working_dir = working_dir
+        self.working_dir = working_dir
         self._lock = threading.RLock()
+        self._holder: Any = None  # the call whose roots are held in place
         self._asked: Sequence[Root] | None = None
         self._active: Placed = ()
         self._known: dict[str, tuple[int, str]] = {}  # root -> the newest (epoch, digest) any call has named
         self._loaded: dict[str, str] = {}  # root -> the digest its imported modules are of
         self._aside: dict[str, dict[str, Any]] = {}
-        self._contexts = 0
+        self._contexts: set[frozenset[str]] = set()
+        self._switching = 0  # the thread that is putting roots in place
+        self._switches = 0
+        self._threads = threading.local()
         self.changes = 0  # counts refreshed roots: stored objects look here whether their class may be stale
 
     def tree(self, root: str) -> str:
@@ -66,7 +86,7 @@ class Code:
         """The env was sent again: other roots of its own, or folders added to the path."""
         with self._lock:
             self._always = as_roots(always)
-            self._working_dir = working_dir
+            self.working_dir = working_dir
             self._base += [path for path in added if path not in self._base]
             asked, self._asked, self._active = self._asked, None, ()
             self.activate(asked or ())
@@ -79,6 +99,7 @@ class Code:
         if roots is self._asked:
             return
         with self._lock:
+            self._asked = None  # whoever looks without the lock sees that something changes
             named = {root[0] for root in roots}
             wanted = []
             for root, digest, paths, epoch in (*roots, *(root for root in self._always if root[0] not in named)):
@@ -86,14 +107,57 @@ class Code:
                     self._known[root] = (epoch, digest)
                 wanted.append((root, self._known[root][1], paths))
             if tuple(wanted) != self._active:
-                self._enter(tuple(wanted))
+                self._switching = threading.get_ident()
+                try:
+                    self._enter(tuple(wanted))
+                finally:
+                    self._switching = 0
             self._asked = roots
 
+    def find(self, roots: Sequence[Root], module: str, qualname: str) -> Any:
+        """The function or class of that name, with these roots in place.
+
+        Raises:
+            ImportError, AttributeError: there is none.
+        """
+        found = None
+        before = self._switches
+        if roots is self._asked:
+            found = sys.modules.get(module)
+            if getattr(getattr(found, "__spec__", None), "_initializing", False):
+                found = importlib.import_module(module)  # waits for whoever is importing it
+            if before != self._switches or roots is not self._asked:  # another call's roots came in between
+                found = None
+        if found is None:
+            with self._placed(roots):
+                found = importlib.import_module(module)
+        for name in qualname.split("."):
+            found = getattr(found, name)
+        return found
+
+    def load(self, roots: Sequence[Root], parts: Sequence[Any]) -> Any:
+        """An object from its pickle, which may import from these roots."""
+        with self._placed(roots):
+            return codec.load(parts)
+
+    @contextmanager
+    def _placed(self, roots: Sequence[Root]) -> Iterator[None]:
+        """Hold these roots in place: calls of other ones wait."""
+        with self._lock:
+            before, self._holder = self._holder, current.get()
+            try:
+                self.activate(roots)
+                yield
+            finally:
+                self._holder = before
+
     def _enter(self, wanted: Placed) -> None:
-        self._contexts += 1
-        if self._contexts == 3:  # the empty one, the first one, and now another
-            self._guard_imports()
+        self._switches += 1
         staying = {root for root, _, _ in wanted}
+        if staying and staying not in self._contexts:
+            self._contexts.add(frozenset(staying))
+            if len(self._contexts) == 2:
+                self._guard_imports()
         for root in {root for root, _, _ in self._active} - staying:
             self._aside[root] = self._take(root)
         for root, digest, _ in wanted:
@@ -113,15 +177,23 @@ class Code:
         importlib.invalidate_caches()
         linecache.checkcache()
         self._active = wanted
-        self._change_folder(wanted)
 
-    def _change_folder(self, roots: Placed) -> None:
-        folder = self._working_dir or (roots[0][0] if roots else None)
-        if folder is not None:
-            try:
-                os.chdir(self.tree(folder))
-            except OSError:  # the mirror was removed by hand: imports will say so
-                pass
+    def enter_folder(self, roots: Sequence[Root]) -> None:
+        """Make the working dir, or the mirror of the first root, the current folder of the call on this thread.
+
+        Each thread has a current folder of its own where the kernel lets it, so overlapping calls of two projects do not pull
+        each other's away; where it does not (some containers forbid unshare) they share one.
+        """
+        folder = self.working_dir or (roots[0][0] if roots else None)
+        if folder is None:
+            return
+        if not hasattr(self._threads, "own") and threading.current_thread() is not threading.main_thread():
+            self._threads.own = True
+            ctypes.CDLL(None).unshare(_UNSHARE_FOLDER)
+        try:
+            os.chdir(self.tree(folder))
+        except OSError:  # the mirror was removed by hand: imports will say so
+            pass
 
     def _take(self, root: str) -> dict[str, Any]:
         """Remove the modules of a root from sys.modules; gives them."""
@@ -141,17 +213,21 @@ class Code:
 
     def _guard_imports(self) -> None:
         """Calls of different roots overlap: an import inside a function first puts its own call's roots in place."""
-        original = builtins.__import__
 
-        def import_for_call(name: str, *args: Any, **kwargs: Any) -> Any:
-            task = current.get()
-            if task is not None and task.roots and task.roots is not self._asked:
-                with self._lock:
-                    self.activate(task.roots)
+
+        def for_call(original: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(original)
+            def import_for_call(name: str, *args: Any, **kwargs: Any) -> Any:
+                task = current.get()
+                if task is None or not task.roots or task is self._holder:  # a thread of the call that holds the lock
                     return original(name, *args, **kwargs)
-            return original(name, *args, **kwargs)
+                with self._placed(task.roots):
+                    return original(name, *args, **kwargs)
 
-        builtins.__import__ = import_for_call
+            return import_for_call
+
+        builtins.__import__ = for_call(builtins.__import__)
+        importlib.import_module = for_call(importlib.import_module)
 
     def origins(self) -> list[str]:
         """The trees in place now."""

@@ -26,7 +26,7 @@ class Control:
         self._hello = hello
         self._order = order
         self._lock = threading.Lock()
-        self._sock: socket.socket | None = None
+        self.connection: socket.socket | None = None
         self._connected = threading.Event()
         self._waiting: dict[int, list] = {}
         self._next = 0
@@ -70,7 +70,7 @@ class Control:
     def _send(self, message: dict) -> None:
         data = json.dumps(message).encode() + b"\n"
         with self._lock:
-            sock = self._sock
+            sock = self.connection
             if sock is None:
                 raise OSError("not connected to the server")
             sock.sendall(data)
@@ -81,7 +81,7 @@ class Control:
                 sock = socket.socket(socket.AF_UNIX)
                 sock.connect(self._path)
                 sock.sendall(json.dumps({"op": "hello", **self._hello()}).encode() + b"\n")
-                self._sock = sock
+                self.connection = sock
                 self._connected.set()
                 with sock.makefile("rb") as lines:
                     for line in lines:
@@ -89,7 +89,7 @@ class Control:
             except (OSError, ValueError):
                 pass
             self._connected.clear()
-            self._sock = None
+            self.connection = None
             for answer in list(self._waiting.values()):
                 answer[0].set()
             time.sleep(0.05)

@@ -13,7 +13,7 @@ from collections import deque
 from typing import Any, Callable
 
 from runkit.wire import codec, failure, frames
-from runkit.wire.streams import spawn
+from runkit.worker.coroutines import Coroutines
 from runkit.worker.output import Output
 from runkit.worker.task import Interrupted, Task, current
 from runkit.worker.threads import Threads
@@ -48,10 +48,11 @@ class Executor:
         self._threads = Threads(self._run)
         self._main_task: Task | None = None
         self._gates: dict[str, Gate] = {}
-        self._loop: Any = None
+        self._coroutines = Coroutines(self._conclude, self._begin_items, self._item)
         self.running: dict[int, Task] = {}
         self.output: Output
-        self.before: list[Callable[[], bool]] = []  # tried before each call until they return True
+        self.prepared = threading.Event()
+        """Set when calls can begin: user code's ways to start processes and threads are watched."""
         self._state: Any = bytearray(8)
         if state:
             with open(os.open(state, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
@@ -80,7 +81,8 @@ class Executor:
     def sole(self) -> Task | None:
         """The call that runs alone, or None."""
         with self._lock:
-            return next(iter(self.running.values())) if len(self.running) == 1 else None
+            live = [task for task in self.running.values() if not task.finished]
+            return live[0] if len(live) == 1 else None
 
     def unqueue(self, task: Task) -> bool:
         """Take back a task that waits for its turn or for a thread; False if it has begun."""
@@ -113,9 +115,10 @@ class Executor:
         if on_main:
             self._main_task = task
         later = False
+        meta: dict | None = None
+        parts: list[Any] = []
         try:
-            if self.before:
-                self.before = [step for step in self.before if not step()]
+            self.prepared.wait()
             try:
                 if task.cancelled:
                     raise Interrupted
@@ -131,16 +134,24 @@ class Executor:
                 if kind is types.GeneratorType:
                     value = self._generate(task, value)
                 later = kind is types.CoroutineType or kind is types.AsyncGeneratorType
+                if not later and "keep" not in task.meta:
+                    parts = self._dump(task, value, "the result")
             finally:
-                task.interruptible = False
+                task.shield()
             if later:
-                self._start_async(task, value)
+                self._coroutines.start(task, value)
             else:
-                self._succeed(task, value)
+                if "keep" in task.meta:
+                    meta = self._store(task, value)
+                self._succeed(task, meta, parts)
         except BaseException as error:  # a SystemExit of user code must not end the worker either
             self._fail(task, error)
         finally:
             current.reset(token)
+            if on_main:
+                self._main_task = None
+                if signal.getsignal(signal.SIGINT) != self._on_sigint:  # the call put its own there
+                    signal.signal(signal.SIGINT, self._on_sigint)
             if not later:
                 self._end(task)
 
@@ -167,17 +178,18 @@ class Executor:
                 raise TypeError(f"{what} has no JSON form: {error}") from None
         return codec.dump(value, what)
 
-    def _succeed(self, task: Task, value: Any) -> None:
+    def _store(self, task: Task, value: Any) -> dict[str, Any]:
+        """Keep a result here, as the call wants it."""
         if task.cancelled:
             raise Interrupted
-        key = task.meta.get("keep")
-        if key is not None:
-            self._keep(task, key, value)
-            kind = type(value)
-            meta: dict | None = {"kept": key, "type": f"{kind.__module__}.{kind.__qualname__}"}
-            parts: list[Any] = []
-        else:
-            meta, parts = None, self._dump(task, value, "the result")
+        key = task.meta["keep"]
+        self._keep(task, key, value)
+        kind = type(value)
+        return {"kept": key, "type": f"{kind.__module__}.{kind.__qualname__}"}
+
+    def _succeed(self, task: Task, meta: dict | None, parts: list[Any]) -> None:
+        if task.cancelled:
+            raise Interrupted
         self.output.finish(task)
         self._finishing(task, parts)
         task.finish(frames.RESULT, meta, parts, later=self._threads.pressed)
@@ -191,6 +203,7 @@ class Executor:
             self._threads.finishing()
 
     def _fail(self, task: Task, error: BaseException) -> None:
+        task.shield()
         try:
             self.output.finish(task)
             if task.cancelled:
@@ -261,61 +274,17 @@ class Executor:
 
     # -- coroutines
 
-    def _start_async(self, task: Task, value: Any) -> None:
-        import asyncio  # late: it costs more than the rest of the worker's start together
-
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                spawn("event-loop", self._loop.run_forever)
-
-        async def drive() -> None:
-            current.set(task)
-            try:
-                result, problem = None, None
-                if type(value) is types.AsyncGeneratorType:
-                    await self._generate_async(task, value, asyncio)
-                else:
-                    result = await value
-            except BaseException as error:
-                problem = error
-            task.interruptible = False
-            # Pickling and sending may block; the other coroutines must not wait for it.
-            await self._loop.run_in_executor(None, self._conclude, task, result, problem)
-
-        def begin() -> None:
-            running = self._loop.create_task(drive())
-            task.stop_async = lambda: self._loop.call_soon_threadsafe(running.cancel)
-            if task.cancelled:
-                running.cancel()
-
-        self._loop.call_soon_threadsafe(begin)
-
     def _conclude(self, task: Task, result: Any, problem: BaseException | None) -> None:
         token = current.set(task)
         try:
             if problem is not None:
-                self._fail(task, problem)
+                raise problem
+            if "keep" in task.meta:
+                self._succeed(task, self._store(task, result), [])
             else:
-                self._succeed(task, result)
+                self._succeed(task, None, self._dump(task, result, "the result"))
         except BaseException as error:
             self._fail(task, error)
         finally:
             current.reset(token)
             self._end(task)
-
-    async def _generate_async(self, task: Task, generator: Any, asyncio: Any) -> None:
-        self._begin_items(task)
-        assert task.credit is not None
-        try:
-            while True:
-                while task.credits <= 0:
-                    await asyncio.sleep(0.002)
-                task.credits -= 1
-                try:
-                    item = await generator.__anext__()
-                except StopAsyncIteration:
-                    return
-                self._item(task, item)
-        finally:
-            await generator.aclose()

@@ -66,7 +66,7 @@ class Worker:
         """Listen, say so, and serve for ever."""
         self.output.install()
         children.watch_threads()
-        self.executor.before.append(lambda: children.watch_subprocess(self.output))
+        os.register_at_fork(after_in_child=self._after_fork)
         listener = socket.socket(socket.AF_UNIX)
         path = self.config["socket"]
         if os.path.exists(path):
@@ -75,6 +75,7 @@ class Worker:
         listener.bind(path)
         os.umask(mask)
         listener.listen(128)
+        self._listener = listener
         spawn("accept", self._accept, listener)
         self.control.start()
         if self.config.get("lifeline_fd") is not None:
@@ -82,8 +83,22 @@ class Worker:
         if self.config.get("ready_fd") is not None:
             os.write(self.config["ready_fd"], json.dumps({"ready": os.getpid()}).encode() + b"\n")
             os.close(self.config["ready_fd"])
-        spawn("warm-up", _warm_up)
+        spawn("warm-up", self._warm_up)
         self.executor.serve_main()
+
+    def _warm_up(self) -> None:
+        """Do behind the start what the first call has to wait for."""
+        children.watch_subprocess(self.output)
+        children.watch_pools()
+        self.executor.prepared.set()
+        import cloudpickle  # noqa: F401  (late by design)
+
+    def _after_fork(self) -> None:
+        """In a forked child: this worker's connections are not its own, and would outlive the worker in its hands."""
+        here.worker = None
+        for sock in [self._listener, self.control.connection, *self.sessions.sockets()]:
+            if sock is not None:
+                sock.close()
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -136,11 +151,6 @@ class Worker:
         while os.read(fd, 1024):
             pass
         os._exit(0)  # the keeper is gone; nobody could find or stop this process any more
-
-
-def _warm_up() -> None:
-    """Import behind the start what the first call would wait for."""
-    import cloudpickle  # noqa: F401  (late by design)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ class Operations:
         return {"pid": os.getpid(), "python": sys.version.split()[0]}
 
     def _put(self, task: Task) -> None:
-        value = codec.load(task.parts)
+        value = self._worker.code.load(task.roots, task.parts)
         self._worker.store.put(task.meta["key"], value, task.roots, self._worker.code.changes)
 
     def _get(self, task: Task) -> Any:
@@ -72,7 +72,6 @@ class Operations:
         entry = self._worker.store.entry(key)
         if entry.roots:
             task.roots = entry.roots
-            self._worker.code.activate(entry.roots)
             self._worker.targets.freshen(entry)
         return entry.value
 
@@ -101,9 +100,18 @@ class Operations:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
+            cwd=self._folder(task),
             start_new_session=True,
         )
         return self._collect(task, child)
+
+    def _folder(self, task: Task) -> str | None:
+        """Where a command runs: in the env's working dir, else Python in the synced root and shell commands in the home folder."""
+        code = self._worker.code
+        if code.working_dir or task.meta.get("python"):
+            return os.getcwd()
+        home = os.path.expanduser("~")
+        return home if os.path.isdir(home) else None
 
     def _collect(self, task: Task, child: Any) -> tuple[int, str, str]:
         import selectors  # late, with subprocess

@@ -22,6 +22,12 @@ from runkit.wire import frames
 from runkit.wire.streams import spawn
 from runkit.worker.task import Task, current
 
+PIECE = 128 * 1024
+"""Output leaves in pieces of at most so many bytes: more would go the way of large arguments, beside the other frames."""
+
+PATIENCE = 1.0
+"""Seconds to wait for a pipe that is being emptied into a connection which takes nothing."""
+
 LOG_BYTES = 32 * 1024 * 1024
 """The env's log is turned over at this size (bytes)."""
 
@@ -44,7 +50,10 @@ class Pipe:
 
     def drain(self) -> None:
         """Deliver what is in the pipe now (what comes meanwhile is left, so a chatty child cannot hold a call up)."""
-        with self._lock:  # also waits for whoever is delivering what is no longer in the pipe
+        # This also waits for whoever is delivering what is no longer in the pipe; not for ever, as that may be another client's.
+        if not self._lock.acquire(timeout=PATIENCE):
+            return
+        try:
             left = self.waiting()
             while left > 0:
                 data = os.read(self.fd, min(left, 65536))
@@ -52,6 +61,8 @@ class Pipe:
                     return
                 left -= len(data)
                 self._deliver(self.stream, self.owner, data)
+        finally:
+            self._lock.release()
 
     def follow(self) -> None:
         """Deliver until every writer has closed the pipe; runs in a thread of its own."""
@@ -81,6 +92,7 @@ class Output:
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if log else -1
         self._logged = os.fstat(self._log).st_size if log else 0
         self.pipes = {1: Pipe(stdout_fd, 1, self.deliver), 2: Pipe(stderr_fd, 2, self.deliver)}
+        self._pipes_lock = threading.Lock()
 
     def install(self) -> None:
         """Put the tagged streams in place of sys.stdout and sys.stderr and start reading the pipes."""
@@ -88,11 +100,20 @@ class Output:
             setattr(sys, name, Tagged(self, stream))
             setattr(sys, f"__{name}__", getattr(sys, name))
             spawn(name, self.pipes[stream].follow)
-        os.register_at_fork(after_in_child=self._plain)
+        os.register_at_fork(before=self._before_fork, after_in_child=self._after_fork)
 
-    def _plain(self) -> None:
-        """In a forked child: print to the descriptors, since the threads that carry frames did not come along."""
+    def _before_fork(self) -> None:
+        task = current.get()
+        if task is not None and not task.finished:
+            for stream in (1, 2):
+                self.pipe_for(task, stream)
+
+    def _after_fork(self) -> None:
+        """In a forked child: print to the call's own pipe, since the threads that carry frames did not come along."""
+        task = current.get()
         for stream, name in ((1, "stdout"), (2, "stderr")):
+            if task is not None and stream in task.pipes:
+                os.dup2(task.pipes[stream][1], stream)
             plain = io.TextIOWrapper(
                 io.FileIO(stream, "w", closefd=False), "utf-8", "backslashreplace", line_buffering=True
             )
@@ -102,10 +123,11 @@ class Output:
     def deliver(self, stream: int, task: Task | None, data: bytes) -> None:
         """Hand bytes to the log and to the client of `task`, else of the call that runs alone."""
         self.log(data)
-        if task is None or task.finished:
+        if task is None or (task.finished and not task.cancelled):  # what was given up has no reader any more
             task = self._sole()
         if task is not None and task.stream:
-            task.send(frames.LOG, {"s": stream}, [data])
+            for at in range(0, len(data), PIECE):
+                task.send(frames.LOG, {"s": stream}, [data[at : at + PIECE]])
 
     def log(self, data: bytes) -> None:
         """Append to the env's log."""
@@ -125,48 +147,55 @@ class Output:
     def print(self, stream: int, text: str) -> None:
         """Take text printed by Python code; it leaves at a line's end, as on a terminal."""
         task = current.get()
-        if task is None or task.finished:
+        if task is None or (task.finished and not task.cancelled):
             task = self._sole()
         if task is None:
             self.pipes[stream].drain()
             self.log(text.encode("utf-8", "backslashreplace"))
             return
-        kept = task.text[stream]
+        kept = task.text.setdefault((stream, threading.get_ident()), [])  # lines of several threads stay whole
         kept.append(text)
         if "\n" in text or "\r" in text or len(kept) > 256:
             self.flush(stream, task)
 
     def flush(self, stream: int, task: Task | None = None) -> None:
+        """Deliver what this thread has printed so far, behind what is in the pipes."""
         task = task or current.get() or self._sole()
         self.pipes[stream].drain()  # what a child wrote before this line comes before it
         if task is not None:
             own = task.pipes.get(stream)
             if own is not None:
                 own[0].drain()
-            kept = task.text[stream]
-            if kept:
-                text = "".join(kept)
-                kept.clear()
-                self.deliver(stream, task, text.encode("utf-8", "backslashreplace"))
+            self._deliver_kept(task, (stream, threading.get_ident()))
 
     def finish(self, task: Task) -> None:
         """Deliver the last of a call's output; its result comes after this."""
         for stream in (1, 2):
             self.flush(stream, task)
+        for key in list(task.text):  # of other threads
+            self._deliver_kept(task, key)
+
+    def _deliver_kept(self, task: Task, key: tuple[int, int]) -> None:
+        kept = task.text.pop(key, None)
+        if kept:
+            self.deliver(key[0], task, "".join(kept).encode("utf-8", "backslashreplace"))
 
     def pipe_for(self, task: Task, stream: int) -> int:
         """The descriptor that child processes of `task` write to; `close_pipes` closes it when the call ends."""
-        if stream not in task.pipes:
-            read, write = os.pipe()
-            pipe = Pipe(read, stream, self.deliver, task)
-            task.pipes[stream] = (pipe, write)
-            spawn("child-output", pipe.follow)
-        return task.pipes[stream][1]
+        with self._pipes_lock:
+            if stream not in task.pipes:
+                read, write = os.pipe()
+                pipe = Pipe(read, stream, self.deliver, task)
+                task.pipes[stream] = (pipe, write)
+                spawn("child-output", pipe.follow)
+            return int(task.pipes[stream][1])
 
     def close_pipes(self, task: Task) -> None:
-        for _, write in task.pipes.values():
-            os.close(write)
-        task.pipes = {}
+        if task.pipes:
+            with self._pipes_lock:
+                pipes, task.pipes = task.pipes, {}
+            for _, write in pipes.values():
+                os.close(write)
 
 
 class Tagged(io.TextIOBase):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from runkit.wire import frames
 from runkit.wire.frames import Frame
 from runkit.wire.lane import Lane
-from runkit.wire.streams import read_blob, read_frames
+from runkit.wire.streams import hang_up, read_blob, read_frames
 from runkit.worker.task import Task
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ class Session:
         self._worker = worker
         self._tasks: dict[int, Task] = {}
         self._closed = False
+        self._greeted = False
+        self.sock: socket.socket | None = None
         self._lock = threading.Lock()
         self.lane = Lane(inline, self._want_bulk)
 
@@ -60,10 +62,13 @@ class Session:
 
     def serve(self, sock: socket.socket, received: int) -> None:
         """Carry the session over a new main connection until it ends."""
-        welcome = frames.encode(frames.WELCOME, meta={**self._worker.identity(), "received": self.lane.received})
-        write = sock.sendall
+        fresh, self._greeted = not self._greeted, True
+        said = {**self._worker.identity(), "received": self.lane.received, "fresh": fresh}
+        before, self.sock = self.sock, sock
+        if before is not None:  # a write may be stuck in it
+            hang_up(before)
         self.left_at = None
-        self.lane.attach(write, received, welcome)
+        self.lane.attach(sock.sendall, received, frames.encode(frames.WELCOME, meta=said))
         dropped = self.lane.take_dropped()
         if dropped:
             note = f"[runkit: {dropped} bytes of output were dropped while the connection was down]\n"
@@ -75,8 +80,9 @@ class Session:
         except OSError:
             pass
         finally:
-            self.lane.detach(write)
-            self.left_at = time.monotonic()
+            if self.sock is sock:
+                self.lane.detach()
+                self.left_at = time.monotonic()
 
     def serve_bulk(self, sock: socket.socket) -> None:
         """Carry the session's blobs over a bulk connection until it ends."""
@@ -106,12 +112,16 @@ class Session:
             running = self._tasks.get(frame.call)
             if running is not None:
                 self._worker.stopper.stop(running, frame.meta["why"])
+            else:  # it has ended, or was given up before all of it was here
+                self.send(frames.CANCELLED, frame.call, {"stopped": True}, (), 0, False)
         elif frame.kind == frames.NEXT:
             running = self._tasks.get(frame.call)
             if running is not None and running.credit is not None:
                 with running.credit:
                     running.credits += frame.meta["n"]
                     running.credit.notify_all()
+                if running.credited is not None:
+                    running.credited()
         elif frame.kind == frames.BYE:
             self.close()
 
@@ -145,6 +155,10 @@ class Sessions:
                     hello["session"], self._worker, bool(hello.get("inline"))
                 )
             return found
+
+    def sockets(self) -> list[socket.socket | None]:
+        """What its clients are connected by."""
+        return [sock for session in list(self._sessions.values()) for sock in (session.sock, session.lane.bulk)]
 
     def drop(self, session: Session) -> None:
         with self._lock:

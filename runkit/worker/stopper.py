@@ -11,7 +11,7 @@ from runkit.wire import frames
 from runkit.wire.streams import spawn
 from runkit.worker import children
 from runkit.worker.executor import Executor
-from runkit.worker.task import Interrupted, Task
+from runkit.worker.task import Task, raise_in
 
 STEPS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 PATIENCE = 1.0
@@ -53,10 +53,15 @@ class Stopper:
         if why == "abandoned" and task.wait(PATIENCE):  # a generator that comes to its next item is closed there
             return
         for step in STEPS:
-            self._interrupt(task)
+            self._interrupt(task, again=step is not STEPS[0])
             children.signal_all(self._children(task), step)
             if task.wait(PATIENCE):
                 self._sweep(task)
+                return
+            if task.sending or task.ending:  # it waits for the client to take what it gives, and ends behind that
+                task.give_up({"stopped": True})
+                return
+            if why == "abandoned":  # nobody waits for it: it may take its time to clean up
                 return
         others = [one for one in list(self._executor.running.values()) if one is not task]
         if others:
@@ -65,9 +70,8 @@ class Stopper:
             return
         keys = self._keys()
         lost = f"; its {len(keys)} stored object(s) went with it: {', '.join(map(repr, keys[:20]))}" if keys else ""
-        task.finish(
-            frames.CANCELLED, {"stopped": True, "how": f"the env's process had to be replaced{lost}", "lost": keys}
-        )
+        how = f"its code did not react, so the env's process was replaced{lost}"
+        task.finish(frames.CANCELLED, {"stopped": True, "how": how, "replaced": True})
         self._replace(f"a call did not stop ({why})")
 
     def _sweep(self, task: Task) -> None:
@@ -80,16 +84,16 @@ class Stopper:
             left = self._children(task)
         children.signal_all(left, signal.SIGKILL)
 
-    def _interrupt(self, task: Task) -> None:
+    def _interrupt(self, task: Task, again: bool) -> None:
         if task.stop_async is not None:
-            task.stop_async()
+            task.stop_async(again)
         elif task.on_main:
             if task.interruptible:
                 signal.pthread_kill(self._main, signal.SIGINT)
-        elif task.interruptible:
-            import ctypes  # late: only calls on threads need it
-
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(task.thread), ctypes.py_object(Interrupted))
+        else:
+            with task.guard:
+                if task.interruptible:
+                    raise_in(task.thread)
 
     def _children(self, task: Task) -> list[int]:
         running = list(self._executor.running.values())

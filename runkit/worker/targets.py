@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 import threading
 import types
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Callable
 
-from runkit.wire import codec
 from runkit.worker.code import Code, as_roots
 from runkit.worker.store import Entry, Store
 from runkit.worker.task import Task
@@ -25,7 +22,7 @@ class Targets:
         self._code = code
         self._store = store
         self._operations = operations
-        self._values: OrderedDict[str, Any] = OrderedDict()
+        self._values: OrderedDict[Any, Any] = OrderedDict()
         self._lock = threading.Lock()
 
     def find(self, task: Task) -> Callable[..., Any]:
@@ -47,28 +44,26 @@ class Targets:
         if roots is None:
             roots = target["_roots"] = as_roots(target.get("roots", ()))
         self._activate(task, roots)
+        task.interruptible = True  # an import may take long
         if "ref" in target:
-            return self._reference(*target["ref"])
-        return self._value(target)
+            return self._code.find(roots, *target["ref"])
+        return self._value(target, roots)
 
     def _activate(self, task: Task, roots: Sequence[Any]) -> None:
         task.roots = roots
         self._code.activate(roots)
+        self._code.enter_folder(roots)
 
-    def _reference(self, module: str, qualname: str) -> Any:
-        found = sys.modules.get(module) or importlib.import_module(module)
-        for name in qualname.split("."):
-            found = getattr(found, name)
-        return found
-
-    def _value(self, target: dict) -> Any:
+    def _value(self, target: dict, roots: Sequence[Any]) -> Any:
+        # What it refers to are modules of these roots, as they were when it was loaded.
+        name = target["value"], roots, self._code.changes
         with self._lock:
-            if target["value"] in self._values:
-                self._values.move_to_end(target["value"])
-                return self._values[target["value"]]
-        value = codec.load(target["parts"])
+            if name in self._values:
+                self._values.move_to_end(name)
+                return self._values[name]
+        value = self._code.load(roots, target["parts"])
         with self._lock:
-            self._values[target["value"]] = value
+            self._values[name] = value
             while len(self._values) > KEPT_VALUES:
                 self._values.popitem(last=False)
         return value
@@ -90,7 +85,7 @@ class Targets:
         if not entry.roots or module in ("builtins", "__main__") or "<" in name:
             return
         try:
-            fresh = self._reference(module, name)
+            fresh = self._code.find(entry.roots, module, name)
             if named:
                 entry.value = fresh
             elif fresh is not old and isinstance(fresh, type):

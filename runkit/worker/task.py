@@ -21,12 +21,21 @@ class Interrupted(KeyboardInterrupt):
     """What remote code sees when its call is cancelled: as if somebody had pressed Ctrl-C."""
 
 
+def raise_in(thread: int, kind: type[BaseException] | None = Interrupted) -> None:
+    """Raise an exception in a thread, at its next step in Python code; None takes one back that has not been raised yet."""
+    import ctypes  # late: only calls on threads that are stopped need it
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None if kind is None else ctypes.py_object(kind))
+
+
 class Task:
     """A call from its arrival to its end.
 
     Attributes:
         cancelled: why it is to end early ("cancel", "timeout", "abandoned"), or "".
-        interruptible: an `Interrupted` may be raised into it right now.
+        interruptible: an `Interrupted` may be raised into it right now; changed by the call's own thread only.
+        guard: held while one is raised into it from another thread, and while the call is declared ended.
+        sending, ending: a frame of it, its last frame, is on the way to the client.
         tags: the child processes it started, by pid.
     """
 
@@ -45,12 +54,16 @@ class Task:
         self.on_main = False
         self.interruptible = False
         self.cancelled = ""
+        self.guard = threading.Lock()
+        self.sending = False
+        self.ending = False
         self.finished = False
         self.done: threading.Event | None = None  # made by whoever wants to wait
-        self.stop_async: Callable[[], Any] | None = None
+        self.stop_async: Callable[[bool], Any] | None = None  # told whether it is tried again
         self.credit: threading.Condition | None = None
         self.credits = 0
-        self.text: dict[int, list[str]] = {1: [], 2: []}
+        self.credited: Callable[[], Any] | None = None  # told of new credits
+        self.text: dict[tuple[int, int], list[str]] = {}  # unfinished lines, by stream and thread
         self.pipes: dict[int, Any] = {}
         self.pids: set = set()
         self.roots: Any = ()
@@ -62,18 +75,47 @@ class Task:
 
     def send(self, kind: int, meta: dict | None = None, parts: Any = (), later: bool = False) -> None:
         """Send a frame of this call, unless the call has ended."""
-        if not self.finished:
-            self.session.send(kind, self.call, meta, parts, frames.FLAG_JSON if self.json else 0, later)
+        if self.finished:
+            return
+        own = threading.get_ident() == self.thread
+        if own:  # half a frame on the wire would tear the connection
+            interruptible, self.interruptible, self.sending = self.interruptible, False, True
+        self.session.send(kind, self.call, meta, parts, frames.FLAG_JSON if self.json else 0, later)
+        if own:
+            self.interruptible, self.sending = interruptible, False
+            if interruptible and self.cancelled:
+                raise Interrupted
+
+    def shield(self) -> None:
+        """No `Interrupted` is raised into this thread for this call any more, and none is left over. Called by its own thread."""
+        while True:
+            try:
+                self.interruptible = False
+                if not self.cancelled:  # whoever interrupts says so first, and then looks whether it may
+                    return
+                with self.guard:
+                    if not self.on_main:
+                        raise_in(self.thread, None)
+                return
+            except Interrupted:
+                continue
 
     def finish(self, kind: int, meta: dict | None = None, parts: Any = (), later: bool = False) -> bool:
         """Send the one frame that ends the call. False if it had ended before."""
-        if self.finished:
-            return False
+        with self.guard:
+            if self.ending:
+                return False
+            self.ending = True
         self.send(kind, meta, parts, later)
         self.finished = True
         if self.done is not None:
             self.done.set()
         return True
+
+    def give_up(self, meta: dict) -> None:
+        """Tell the client that the call has ended, while a frame of it is still on its way and may be thrown away."""
+        self.ending = self.finished = True
+        self.session.send(frames.CANCELLED, self.call, meta, (), 0, False)
 
     def wait(self, seconds: float) -> bool:
         """Wait until the code of the call has come to its end; False after `seconds`."""

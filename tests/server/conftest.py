@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # `from running import Server` in tests
 
-from running import Server, free_ports  # noqa: E402
+from running import Server, free_ports
 
 
 @pytest.fixture(scope="session")

@@ -91,13 +91,13 @@ class Server:
     def processes(self) -> list[int]:
         """Every process of this server: it, its Ray, its workers and what they started."""
         found = []
-        needle = f"{self.runtime}".encode()
+        needle, itself = f"{self.runtime}".encode(), f"runkit.server\0serve\0--port\0{self.port}\0".encode()
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 text = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
             except OSError:
                 continue
-            if needle in text and int(folder.name) != os.getpid():
+            if (needle in text or itself in text) and int(folder.name) != os.getpid():
                 found.append(int(folder.name))
         return sorted(found)
 
@@ -128,7 +128,11 @@ class Stream:
         self._frames: list[frames.Frame] = []
         self._seq = 0
         ws.send(json.dumps({"open": {"route": route, "env": env}}))
-        self.send(frames.encode(frames.HELLO, meta={"session": os.urandom(4).hex(), "lane": "main", "inline": True, "received": 0}))
+        self.send(
+            frames.encode(
+                frames.HELLO, meta={"session": os.urandom(4).hex(), "lane": "main", "inline": True, "received": 0}
+            )
+        )
         assert self.frame().kind == frames.WELCOME
 
     def send(self, data: bytes) -> None:
@@ -138,7 +142,11 @@ class Stream:
         self._seq += 1
         target = {"ref": [module, name]}
         body = json.dumps({"args": args, "kwargs": {}}).encode()
-        self.send(frames.encode(frames.CALL, self._seq, {"target": target, "log": 1}, [body], seq=self._seq, flags=frames.FLAG_JSON))
+        self.send(
+            frames.encode(
+                frames.CALL, self._seq, {"target": target, "log": 1}, [body], seq=self._seq, flags=frames.FLAG_JSON
+            )
+        )
         return self._seq
 
     def call(self, module: str, name: str, *args: Any) -> Any:

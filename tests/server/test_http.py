@@ -33,7 +33,12 @@ def raw(server: Server, path: str, headers: dict[str, str] | None = None, method
 class TestWhoGetsIn:
     @pytest.mark.parametrize("path", ["/v1/status", "/", "/docs", "/openapi.json", "/v1/ws", "/no/such/page"])
     def test_nobody_without_the_token(self, server: Server, path: str) -> None:
-        for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {server.token}"}):
+        for headers in (
+            {},
+            {"Authorization": "Bearer "},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": f"Basic {server.token}"},
+        ):
             status, answer = raw(server, path, headers)
             assert status == 401
             assert json.loads(answer)["error"]["type"] == "NotAuthorized"
@@ -58,7 +63,10 @@ class TestWhoGetsIn:
 
     def test_listens_on_this_machine_only(self, server: Server) -> None:
         wanted = range(server.port, server.port + 100)
-        for table, local in (("tcp", ("0100007F",)), ("tcp6", ("0000000000000000FFFF00000100007F", "00000000000000000000000001000000"))):
+        for table, local in (
+            ("tcp", ("0100007F",)),
+            ("tcp6", ("0000000000000000FFFF00000100007F", "00000000000000000000000001000000")),
+        ):
             for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
                 fields = line.split()
                 address, _, port = fields[1].partition(":")
@@ -82,7 +90,14 @@ class TestWhoGetsIn:
             "    except PermissionError: continue\n"
             "    sys.exit(f'{path} can be read by everybody')\n"
         )
-        done = subprocess.run(["/usr/bin/env", "python3", "-I", "-c", code], user=65534, group=65534, cwd="/", capture_output=True, text=True)
+        done = subprocess.run(
+            ["/usr/bin/env", "python3", "-I", "-c", code],
+            user=65534,
+            group=65534,
+            cwd="/",
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
 
     def test_ray_wants_a_token(self, server: Server) -> None:
@@ -90,7 +105,10 @@ class TestWhoGetsIn:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         for more in ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
             with subprocess.Popen(
-                [sys.executable, "-c", code], env={**environment, **more, "HOME": "/nonexistent"}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                [sys.executable, "-c", code],
+                env={**environment, **more, "HOME": "/nonexistent"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
             ) as driver:
                 try:
                     said = driver.communicate(timeout=15)[0]
@@ -119,7 +137,9 @@ class TestAnswers:
         assert answer["env"] == "ready"
         assert Path(answer["worker"]["socket"]).is_socket()
         assert answer["roots"] == {"r-1": False}
-        assert server.api.json("POST", "/v1/ensure", {"env": {"name": "default", "request": "other"}})["env"] == "changed"
+        assert (
+            server.api.json("POST", "/v1/ensure", {"env": {"name": "default", "request": "other"}})["env"] == "changed"
+        )
         assert server.api.json("POST", "/v1/ensure", {"env": {"name": "nobody", "request": "x"}})["env"] == "missing"
         assert server.api.json("POST", "/v1/ensure", {"env": None, "roots": []})["env"] is None
 
@@ -174,7 +194,9 @@ class TestFiles:
         with pytest.raises(UsageError, match="did not arrive"):
             api.upload("PUT", f"/v1/wheels/{sha256}/a-1-py3-none-any.whl", [data[:-1], b"x"], len(data))
         assert api.json("POST", "/v1/wheels/missing", {"sha256": [sha256]})["missing"] == [sha256]
-        path = Path(api.upload("PUT", f"/v1/wheels/{sha256}/a-1-py3-none-any.whl", [data[:7], data[7:]], len(data))["path"])
+        path = Path(
+            api.upload("PUT", f"/v1/wheels/{sha256}/a-1-py3-none-any.whl", [data[:7], data[7:]], len(data))["path"]
+        )
         assert path.read_bytes() == data
         assert api.json("POST", "/v1/wheels/missing", {"sha256": [sha256]})["missing"] == []
 
@@ -187,7 +209,12 @@ class TestFiles:
         minor = f"3.{sys.version_info[1]}"
         found = server.api.json("POST", "/v1/pythons", {"version": minor})
         assert found["version"].startswith(minor)
-        assert subprocess.run([found["path"], "-c", "import sys; print(sys.version_info[1])"], capture_output=True).returncode == 0
+        assert (
+            subprocess.run(
+                [found["path"], "-c", "import sys; print(sys.version_info[1])"], capture_output=True
+            ).returncode
+            == 0
+        )
         with pytest.raises(UsageError):
             server.api.json("POST", "/v1/pythons", {"version": "; rm -rf /"})
 
@@ -205,7 +232,9 @@ class TestFiles:
     def test_reachable(self, server: Server) -> None:
         url = f"http://127.0.0.1:{server.port}/v1/status"  # it answers, but wants a token
         with urllib.request.urlopen(f"data:text/plain,{server.port}"):
-            answer = server.api.json("POST", "/v1/reachable", {"urls": [url, "http://127.0.0.1:9/", "file:///etc/passwd", "nonsense"]})
+            answer = server.api.json(
+                "POST", "/v1/reachable", {"urls": [url, "http://127.0.0.1:9/", "file:///etc/passwd", "nonsense"]}
+            )
         assert answer == {url: False, "http://127.0.0.1:9/": False, "file:///etc/passwd": False, "nonsense": False}
 
 

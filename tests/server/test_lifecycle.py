@@ -41,7 +41,9 @@ def test_nothing_is_left_after_stop(server: Server) -> None:
     assert len(pids) > 5
     server.stop()
     assert server.processes() == []
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text()]
+    assert not [
+        pid for pid in pids if Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text()
+    ]
     assert not (server.runtime / "server.sock").exists()
     assert json.loads(command("status", "--port", str(server.port)).stdout) == {"running": False}
     assert json.loads(command("stop", "--port", str(server.port)).stdout) == {"stopped": False}
@@ -100,7 +102,12 @@ def _parts(server: Server) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {"gcs_server": [], "raylet": [], "rayhead": [], "servlet": []}
     for pid in server.processes():
         line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        for part, sign in (("gcs_server", "gcs/gcs_server "), ("raylet", "raylet/raylet "), ("rayhead", "runkit.server.rayhead"), ("servlet", "ray::EnvServlet")):
+        for part, sign in (
+            ("gcs_server", "gcs/gcs_server "),
+            ("raylet", "raylet/raylet "),
+            ("rayhead", "runkit.server.rayhead"),
+            ("servlet", "ray::EnvServlet"),
+        ):
             if sign in line:
                 found[part].append(pid)
     assert all(len(pids) == 1 for pids in found.values()), found
@@ -146,12 +153,32 @@ class TestOthersRay:
         with tempfile.TemporaryDirectory(prefix="fr", dir="/tmp") as folder:
             token = Path(folder) / "token"
             token.write_text(secrets.token_hex(32))
-            environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+            environment = {
+                **os.environ,
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN_PATH": str(token),
+                "RAY_USAGE_STATS_ENABLED": "0",
+            }
             ray = Path(sys.executable).with_name("ray")
-            options = ["--head", "--block", f"--port={port}", f"--temp-dir={folder}/r", "--include-dashboard=false", "--num-cpus=1"]
-            options += [f"--min-worker-port={port + 10}", f"--max-worker-port={port + 30}", "--object-store-memory=80000000"]
+            options = [
+                "--head",
+                "--block",
+                f"--port={port}",
+                f"--temp-dir={folder}/r",
+                "--include-dashboard=false",
+                "--num-cpus=1",
+            ]
+            options += [
+                f"--min-worker-port={port + 10}",
+                f"--max-worker-port={port + 30}",
+                "--object-store-memory=80000000",
+            ]
             with subprocess.Popen(
-                [ray, "start", *options], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                [ray, "start", *options],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             ) as process:
                 eventually(lambda: _listens(port), 60)
                 yield port, process

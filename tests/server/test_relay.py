@@ -108,7 +108,10 @@ def test_env_that_does_not_exist(server: Server) -> None:
         assert closed["error"]["type"] == "EnvNotFound"
 
 
-@pytest.mark.parametrize("message", ["nonsense", "[]", '{"open": {}}', '{"open": {"route": 70000, "env": "default"}}', '{"close": {"route": "x"}}'])
+@pytest.mark.parametrize(
+    "message",
+    ["nonsense", "[]", '{"open": {}}', '{"open": {"route": 70000, "env": "default"}}', '{"close": {"route": "x"}}'],
+)
 def test_nonsense_ends_the_connection_not_the_server(server: Server, message: str) -> None:
     with server.websocket() as ws:
         ws.send(message)

@@ -1,0 +1,232 @@
+"""Envs on a real server: made, sent again, broken, ended; their kept plans. Without packages, so that nothing is fetched."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import Server, eventually
+
+from runkit.errors import EnvNotFound, InvalidName
+
+
+EMPTY_LOCK = 'lock-version = "1.0"\ncreated-by = "test"\nrequires-python = ">=3.9"\npackages = []\n'
+
+
+def plan(name: str, **changes: Any) -> dict[str, Any]:
+    """A plan as a client sends it."""
+    build = changes.pop("build", f"test-{name}")
+    return {
+        "name": name,
+        "request": changes.get("request", "1"),
+        "build": build,
+        "python": {"version": f"{sys.version_info[0]}.{sys.version_info[1]}", "path": sys.executable},
+        "lock": "",
+        "packages": [],
+        "env_vars": {},
+        "setup_cmds": [],
+        "compute": {},
+        "roots": [],
+        "working_dir": None,
+        "spec": {"asked": name},
+        **changes,
+    }
+
+
+def send(server: Server, wanted: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Send a plan; the last event and those before it."""
+    events = list(server.api.events("PUT", f"/v1/envs/{wanted['name']}", wanted))
+    return events[-1], events[:-1]
+
+
+def test_made_and_asked_again(server: Server) -> None:
+    done, before = send(server, plan("one", env_vars={"A": "b"}))
+    assert done["done"]["created"] in (True, False)
+    assert not done["done"]["replaced_worker"]
+    assert any("worker" in event.get("phase", "") for event in before)
+    assert server.api.json("POST", "/v1/ensure", {"env": {"name": "one", "request": "1"}})["env"] == "ready"
+    assert server.api.json("GET", "/v1/envs/one/spec") == {"asked": "one"}
+    with server.stream("one") as stream:
+        assert stream.call("os", "getenv", "A") == "b"
+        assert stream.call("os", "getenv", "RAY_AUTH_MODE") == "token"  # ray.init() in it joins this cluster
+    kept = server.lasting / "envs" / "one.json"
+    assert kept.stat().st_mode & 0o077 == 0
+    assert json.loads(kept.read_text())["name"] == "one"
+
+
+def test_two_envs_do_not_touch_each_other(server: Server) -> None:
+    send(server, plan("one"))
+    send(server, plan("two"))
+    before = server.env("two")["worker"]["pid"]
+    with server.stream("one") as one, server.stream("two") as two:
+        assert one.call("os", "_exit", 1)["exitcode"] == 1
+        assert two.call("math", "sqrt", 4) == 2.0
+    assert server.env("two")["worker"]["pid"] == before
+
+
+def test_changed_variables_replace_the_worker_and_say_what_was_lost(server: Server) -> None:
+    send(server, plan("one", env_vars={"A": "1", "B": "2"}))
+    with server.stream("one") as stream:
+        stream.call("builtins", "exec", "from runkit.worker import here\nhere.Here().put('model', 1)", {})
+    eventually(lambda: server.env("one")["keys"] == ["model"])
+    done, _ = send(server, plan("one", env_vars={"A": "3"}, request="2"))
+    assert done["done"]["replaced_worker"]
+    assert done["done"]["lost"] == ["model"]
+    with server.stream("one") as stream:
+        assert stream.call("os", "getenv", "A") == "3"
+        assert stream.call("os", "getenv", "B") is None
+
+
+def test_more_packages_switch_the_worker_and_keep_objects(server: Server) -> None:
+    send(server, plan("grow", build="grow-1", packages=[["a", "1"]], lock=EMPTY_LOCK))
+    worker = server.env("grow")["worker"]["pid"]
+    wanted = plan("grow", build="grow-2", packages=[["a", "1"], ["b", "1"]], lock=EMPTY_LOCK, request="2")
+    site = server.lasting.parents[1] / "envs" / "grow-2"
+    done, _ = send(server, wanted)
+    assert not done["done"]["replaced_worker"], done
+    assert server.env("grow")["worker"]["pid"] == worker
+    with server.stream("grow") as stream:
+        path = stream.call("builtins", "eval", "__import__('sys').path")
+        assert any(entry.startswith(str(site)) for entry in path)
+    done, _ = send(server, plan("grow", build="grow-3", packages=[["a", "2"]], lock=EMPTY_LOCK, request="3"))
+    assert done["done"]["replaced_worker"]
+
+
+def test_failed_install_leaves_the_env_as_it_was_and_is_tried_again(server: Server, tmp_path: Path) -> None:
+    send(server, plan("firm"))
+    worker = server.env("firm")["worker"]["pid"]
+    broken = plan("firm", build="firm-2", request="2", setup_cmds=[f"echo hello && ls {tmp_path}/present"])
+    failed, before = send(server, broken)
+    assert failed["error"]["type"] == "InstallFailed"
+    assert "present" in failed["error"]["output"]
+    assert {"log": "hello"} in before
+    assert server.env("firm")["worker"]["pid"] == worker
+    assert server.api.json("POST", "/v1/ensure", {"env": {"name": "firm", "request": "1"}})["env"] == "ready"
+    (tmp_path / "present").touch()
+    done, _ = send(server, broken)
+    assert done["done"]["created"]
+
+
+def test_first_install_that_fails_leaves_nothing(server: Server) -> None:
+    failed, _ = send(server, plan("never", build="never-1", setup_cmds=["exit 3"]))
+    assert failed["error"]["type"] == "InstallFailed"
+    assert "never" not in server.api.json("GET", "/v1/envs")["envs"]
+    with pytest.raises(EnvNotFound):
+        server.api.json("GET", "/v1/envs/never/spec")
+    assert not list((server.lasting.parents[1] / "envs").glob("never-1"))
+
+
+def test_events_come_as_they_happen(server: Server) -> None:
+    import time
+
+    seen = []
+    for event in server.api.events("PUT", "/v1/envs/live", plan("live", build="live-1", setup_cmds=["echo a; sleep 1; echo b"])):
+        seen.append((time.monotonic(), event))
+    times = {event["log"]: when for when, event in seen if "log" in event}
+    assert times["b"] - times["a"] > 0.7
+
+
+def test_resources_that_are_not_there(server: Server) -> None:
+    failed, _ = send(server, plan("big", compute={"GPU": 64}))
+    assert failed["error"]["type"] == "UsageError"
+    assert "64" in failed["error"]["message"]
+    send(server, plan("cpu", compute={"CPU": 1}))
+    assert server.env("cpu")["compute"] == {"CPU": 1}
+    worker = server.env("cpu")["worker"]["pid"]
+    failed, _ = send(server, plan("cpu", compute={"CPU": 10_000}, request="2"))
+    assert "error" in failed
+    assert server.env("cpu")["worker"]["pid"] == worker
+    done, _ = send(server, plan("cpu", compute={"CPU": 0.5}, request="3"))
+    assert done["done"]["replaced_worker"]
+    server.api.json("DELETE", "/v1/envs/cpu")
+
+
+def test_waits_for_resources_and_says_so(server: Server) -> None:
+    import threading
+
+    cpus = server.api.json("GET", "/v1/status")["host"]["cpus"]
+    send(server, plan("holder", compute={"CPU": cpus}))
+    events: list[dict[str, Any]] = []
+    waiting = threading.Thread(target=lambda: events.extend(server.api.events("PUT", "/v1/envs/waiter", plan("waiter", compute={"CPU": 1}))))
+    waiting.start()
+    waiting.join(4)
+    assert waiting.is_alive()
+    server.api.json("DELETE", "/v1/envs/holder")
+    waiting.join(30)
+    assert "done" in events[-1]
+    assert any("CPU" in event.get("phase", "") for event in events)
+    server.api.json("DELETE", "/v1/envs/waiter")
+
+
+def test_deleted(server: Server) -> None:
+    send(server, plan("gone"))
+    pid = server.env("gone")["worker"]["pid"]
+    assert server.api.json("DELETE", "/v1/envs/gone") == {"lost": []}
+    assert "gone" not in server.api.json("GET", "/v1/envs")["envs"]
+    assert not Path(f"/proc/{pid}").exists()
+    assert not (server.lasting / "envs" / "gone.json").exists()
+
+
+def test_kept_plan_is_built_again_when_asked_for(server: Server) -> None:
+    send(server, plan("later", env_vars={"A": "kept"}))
+    server.stop()
+    server.start()
+    assert server.env("later")["state"] == "stopped"  # nothing is started that nobody uses
+    assert server.api.json("POST", "/v1/ensure", {"env": {"name": "later", "request": "1"}})["env"] == "ready"
+    with server.stream("later") as stream:
+        assert stream.call("os", "getenv", "A") == "kept"
+
+
+def test_keys_move_between_envs(server: Server) -> None:
+    send(server, plan("one"))
+    send(server, plan("two"))
+    put = "from runkit.worker import here\nhere.Here().put('shared', {})"
+    with server.stream("one") as one, server.stream("two") as two:
+        one.call("builtins", "exec", put.format(1), {})
+        assert server.api.json("GET", "/v1/keys")["keys"]["shared"] == "one"
+        two.call("builtins", "exec", put.format(2), {})
+        assert server.api.json("GET", "/v1/keys")["keys"]["shared"] == "two"
+        assert "shared" not in server.api.json("GET", "/v1/keys?env=one")["keys"]
+        look = "__import__('runkit.worker.here', fromlist=['x']).Here().get('shared')"
+        assert one.call("builtins", "eval", look) == 2
+        drop = "from runkit.worker import here\nhere.Here().delete('shared')"
+        one.call("builtins", "exec", drop, {})
+        assert "shared" not in server.api.json("GET", "/v1/keys")["keys"]
+
+
+def test_call_with_json(server: Server) -> None:
+    with server.stream() as stream:
+        code = "from runkit.worker import here\nimport collections\nhere.Here().put('counter', collections.Counter('abba'))"
+        stream.call("builtins", "exec", code, {})
+    api = server.api
+    path = "/v1/envs/default/call/counter"
+    assert api.json("POST", f"{path}/most_common", {"args": [1]})["result"] == [["a", 2]]
+    assert api.json("POST", f"{path}/get", {"args": ["z"], "kwargs": {}})["result"] is None
+    with pytest.raises(Exception, match="unhashable|TypeError"):
+        api.json("POST", f"{path}/get", {"args": [[]]})
+    with pytest.raises(KeyError):
+        api.json("POST", "/v1/envs/default/call/nothing", {})
+    with pytest.raises(Exception, match="list"):
+        api.json("POST", f"{path}/get", {"args": "z"})
+
+
+def test_reserved_names(server: Server) -> None:
+    for name in ("runkit", "base", ".hidden"):
+        with pytest.raises(InvalidName):
+            list(server.api.events("PUT", f"/v1/envs/{name}", plan(name)))
+
+
+def test_log_of_an_env(server: Server) -> None:
+    send(server, plan("talker"))
+    with server.stream("talker") as stream:
+        for word in ("one", "two", "three"):
+            stream.call("builtins", "print", word)
+    found = server.api.json("GET", "/v1/envs/talker/log?lines=2")
+    assert found["text"] == "two\nthree\n"
+    with server.stream("talker") as stream:
+        stream.call("builtins", "print", "four")
+    more = server.api.json("GET", f"/v1/envs/talker/log?from={found['end']}&file={found['file']}")
+    assert more["text"] == "four\n"
