@@ -16,6 +16,7 @@ from runkit.errors import RunkitError, ServerError
 
 LINE_BYTES = 16 << 20
 ORDER_SECONDS = 10.0
+ARRIVAL_SECONDS = 2.0
 
 log = logging.getLogger("runkit.server.directory")
 
@@ -135,13 +136,19 @@ class Directory:
         Raises:
             ServerError: there is no line to it, or it refused.
         """
-        async with self._arrived:
-            with suppress(TimeoutError, asyncio.TimeoutError):
-                await asyncio.wait_for(self._arrived.wait_for(lambda: self._line(env, generation) is not None), 5.0)
-        line = self._line(env, generation)
+        line = await self.arrival(env, generation)
         if line is None:
             raise ServerError(f"the worker of env {env!r} is not connected to the server")
         return await line.order(op, **fields)
+
+    async def arrival(self, env: str, generation: int | None) -> Line | None:
+        """The line to the env's worker (of that generation); waits a little for one that is just being made."""
+        async with self._arrived:
+            with suppress(TimeoutError, asyncio.TimeoutError):
+                await asyncio.wait_for(
+                    self._arrived.wait_for(lambda: self._line(env, generation) is not None), ARRIVAL_SECONDS
+                )
+        return self._line(env, generation)
 
     def _line(self, env: str, generation: int | None) -> Line | None:
         line = self._lines.get(env)
@@ -214,4 +221,3 @@ class Directory:
         self._owners[key] = env
         if before not in (None, env) and before in self._lines:
             self._lines[before].send({"op": "drop", "key": key})
-

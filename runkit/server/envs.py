@@ -179,28 +179,33 @@ class Envs:
 
     async def _install(self, env: Env, plan: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         env.installing = True
-        fresh = env.servlet is None or (plan.get("compute") or {}) != (env.plan.get("compute") or {})
         placed = False
         try:
             await self.ray_up.wait()
-            if fresh:
-                replaced = env.servlet is not None
-                compute = await self._affordable(env, plan)
-                if env.servlet is not None:  # built before the old one goes: if that fails, nothing has happened
-                    async for event in env.servlet.run("build", plan):
-                        if "built" not in event:
-                            yield event
-                        if "error" in event:
-                            return
-                placed = True
-                async for event in self._place(env, compute):
-                    yield event
-            assert env.servlet is not None  # placed
             with self._directory.losses(env.name) as lost:
+                if env.servlet is None or (plan.get("compute") or {}) != (env.plan.get("compute") or {}):
+                    compute = await self._affordable(env, plan)
+                    if env.servlet is not None:  # built before the old one goes: if that fails, nothing has happened
+                        async for event in env.servlet.run("build", plan):
+                            if "built" not in event:
+                                yield event
+                            if "error" in event:
+                                return
+                    had_worker = env.worker is not None
+                    placed = True
+                    async for event in self._place(env, compute):
+                        yield event
+                assert env.servlet is not None  # placed
                 async for event in env.servlet.run("install", plan):
                     if "done" in event:
                         done = await self._installed(env, plan, event["done"])
-                        event = {"done": {**done, "lost": sorted(lost)}}
+                        event = {
+                            "done": {
+                                **done,
+                                "replaced_worker": done["replaced_worker"] or (placed and had_worker),
+                                "lost": sorted(lost),
+                            }
+                        }
                     elif "error" in event and placed:
                         await self._drop_servlet(env)
                     yield event
@@ -221,8 +226,7 @@ class Envs:
                 assert env.servlet is not None  # it has just installed
                 replaced = await env.servlet.ask("replace", "the worker could not be switched")
                 done = {**done, **replaced, "replaced_worker": True}
-        if done["replaced_worker"]:
-            self._directory.forget(env.name)
+        await self._directory.arrival(env.name, done["worker"]["generation"])
         env.plan = plan
         env.hear(done)
         self._envs[env.name] = env
@@ -311,7 +315,7 @@ class Envs:
                 return {"lost": [], "worker": env.worker}
             with self._directory.losses(name) as lost:
                 state = await env.servlet.ask("replace", why, generation)
-                self._directory.forget(name)
+                await self._directory.arrival(name, state["worker"]["generation"])
             env.hear(state)
             return {"lost": sorted(lost), "worker": state["worker"]}
 

@@ -189,9 +189,11 @@ def watched(seconds: float) -> int:
     with _guard:
         running += 1
         most = max(most, running)
-    time.sleep(seconds)
-    with _guard:
-        running -= 1
+    try:
+        time.sleep(seconds)
+    finally:
+        with _guard:
+            running -= 1
     return most
 
 

@@ -28,7 +28,7 @@ class Project:
         )
 
     def write(self, files: dict[str, str]) -> Project:
-        """Write files, their text dedented; folders as needed. A second in the past is a second: sizes and times may stay the same."""
+        """Write files, their text dedented; folders as needed."""
         for name, text in files.items():
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
