@@ -11,7 +11,6 @@ remote_sum(2, 3)
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -48,7 +47,10 @@ __all__ = [
     "module",
 ]
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from runkit import errors
     from runkit.client.call import Call
     from runkit.client.cluster import Cluster, cluster

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,19 +22,9 @@ from runkit.errors import HostError
 from runkit.model.env import Env
 from runkit.transport import Transport
 
-_epochs: dict[str, tuple[str, int]] = {}
 
-
-def epoch_of(root: str, digest: str) -> int:
-    """When this process first saw that digest as the root's present one (ns): the worker runs the newest."""
-    known = _epochs.get(root)
-    if known is None or known[0] != digest:
-        known = _epochs[root] = (digest, time.time_ns())
-    return known[1]
-
-
-def _named(root: Root | SyncedRoot, digest: str) -> dict[str, Any]:
-    return {"id": root.id, "digest": digest, "paths": list(root.paths), "epoch": epoch_of(root.id, digest)}
+def _named(root: Root | SyncedRoot) -> dict[str, Any]:
+    return {"id": root.id, "paths": list(root.paths)}
 
 
 class Link:
@@ -109,10 +98,8 @@ class Link:
                 self._deployer = Deployer(self.api, self.api.json("GET", "/v1/status"))
             self._deployer._progress = progress
 
-            digests = {root.id: root.digest for root in synced}
-
             def sync(one: SyncedRoot) -> None:
-                digests[one.id] = self.sync(*scanned[one.id], progress)
+                self.sync(*scanned[one.id], progress)
 
             deployed = self._deployer.send(env, synced, working_dir=working_dir, sync=sync, force=force)
             if deployed.lost_keys:
@@ -122,7 +109,7 @@ class Link:
                         "warning": f"the process of env {deployed.name!r} was replaced; stored objects that went with it: {lost}"
                     }
                 )
-            return deployed, [_named(root, digests[root.id]) for root in synced]
+            return deployed, [_named(root) for root in synced]
 
     def sync_only(self, roots: Sequence[Root]) -> list[dict[str, Any]]:
         """Bring roots up to date for an env that is there; gives them as calls name them."""
@@ -132,13 +119,13 @@ class Link:
             scanned = [(root, scan(root)) for root in roots]
             asked = [{"id": root.id, "digest": manifest.digest} for root, manifest in scanned]
             there = self.api.json("POST", "/v1/ensure", {"env": None, "roots": asked})["roots"]
-            return [
-                _named(root, manifest.digest if there.get(root.id) else self.sync(root, manifest, progress))
-                for root, manifest in scanned
-            ]
+            for root, manifest in scanned:
+                if not there.get(root.id):
+                    self.sync(root, manifest, progress)
+            return [_named(root) for root in roots]
 
-    def sync(self, root: Root, manifest: Manifest | None, progress: Progress) -> str:
-        """Bring the mirror of one root up to date; gives the digest of what it holds now."""
+    def sync(self, root: Root, manifest: Manifest | None, progress: Progress) -> None:
+        """Bring the mirror of one root up to date."""
         address = f"/v1/roots/{root.id}"
 
         def apply(pieces: Iterator[bytes], length: int) -> dict[str, Any]:
@@ -148,14 +135,13 @@ class Link:
             return answer
 
         progress({"phase": f"sync {root.path.name}"})
-        sent = upload(
+        upload(
             root,
             lambda body: self.api.json("POST", f"{address}/plan", body)["need"],
             apply,
             manifest,
             lambda what, done, total: progress({"phase": f"sync {root.path.name}", "done": done, "total": total}),
         )
-        return sent.manifest.digest
 
     def close(self) -> None:
         """Close the connections; envs, objects and running calls stay as they are."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from typing import Any
 
 from runkit.errors import NotPicklable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 SMALL = 4096
 """Buffers below this (bytes) stay inside the pickle: a copy costs less than a part of its own."""

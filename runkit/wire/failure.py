@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import linecache
 import pickle
-import traceback
 import types
-from typing import Any
 
 from runkit.errors import RemoteError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_FRAMES = 200
 MAX_CHAIN = 20
@@ -70,6 +71,9 @@ def _pickled(error: BaseException) -> bytes:
 
 
 def _frames(tb: types.TracebackType | None, hide: str) -> list[list]:
+    import linecache  # late, like traceback: only an exception needs them, and they cost a worker's start
+    import traceback
+
     found = []
     for frame, lineno in traceback.walk_tb(tb):
         name = frame.f_code.co_filename
@@ -81,6 +85,8 @@ def _frames(tb: types.TracebackType | None, hide: str) -> list[list]:
 
 
 def _format(error: BaseException, hide: str) -> str:
+    import traceback
+
     report = traceback.TracebackException.from_exception(error)
     seen = set()
     stack: list[Any] = [report]
@@ -152,6 +158,8 @@ def _one_frame(
     name: str, lineno: int, function: str, line: str, below: types.TracebackType | None
 ) -> types.TracebackType | None:
     """A traceback entry made of a stub function that carries the remote file, line and function name."""
+    import linecache
+
     if line and not linecache.getline(name, lineno):
         old = linecache.cache.get(name)
         lines = list(old[2]) if old is not None and len(old) == 4 else []

@@ -16,10 +16,15 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import namedtuple
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Union
 
-Buffer = Union[bytes, bytearray, memoryview]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Union
+
+    Buffer = Union[bytes, bytearray, memoryview]
+
 
 HEADER = struct.Struct("<QIBBHIII")
 BLOB_HEADER = struct.Struct("<QQ")
@@ -59,16 +64,8 @@ _loads = json.JSONDecoder().decode
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 
-class Frame(NamedTuple):
-    """One received frame; `parts` holds bytes-like objects, or a `BlobRef` where a blob will come."""
-
-    kind: int
-    call: int
-    meta: dict
-    parts: list
-    seq: int
-    ack: int
-    flags: int
+Frame = namedtuple("Frame", "kind call meta parts seq ack flags")
+"""One received frame; `parts` holds bytes-like objects, or a `BlobRef` where a blob will come."""
 
 
 class BlobRef(int):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 _FLAGS = (("asyncgen", 0x200), ("async", 0x80 | 0x100), ("gen", 0x20))
 """The code flags of the inspect module (CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR), which is too heavy to import for them."""

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Callable
+from collections.abc import Callable, Sequence
 
 from runkit.wire import frames
 from runkit.wire.frames import BLOB_BYTES, BlobRef, Frame, encode
 from runkit.wire.pulse import pulse
 from runkit.wire.streams import hang_up, send_blob
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Writer = Callable[[bytes], Any]
 
 ACK_EVERY = 64
 MOST_INLINE = 1024 * 1024
@@ -26,8 +31,6 @@ CORKED_FRAMES = 32
 
 KEPT_LOG_BYTES = 64 * 1024 * 1024
 """How much output is kept for a client that is cut off; what is printed beyond it is dropped, and said so."""
-
-Writer = Callable[[bytes], Any]
 
 
 class Lane:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import mmap
 import socket
 import threading
-from collections.abc import Iterable
-from typing import Any, Callable
+from collections.abc import Callable, Iterable
 
 from runkit.wire.frames import BLOB_HEADER, HEADER, Decoder, Frame
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 CHUNK = 256 * 1024
 _HUGE = 4 * 1024 * 1024

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
 
 from runkit.worker.output import Output, Tagged
 from runkit.worker.task import Task, current
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def watch_subprocess(output: Output) -> None:
@@ -44,7 +47,9 @@ def watch_pools() -> None:
 
     def submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         task = current.get()
-        return original(self, _tagged, task, fn, args, kwargs) if task is not None else original(self, fn, *args, **kwargs)
+        return (
+            original(self, _tagged, task, fn, args, kwargs) if task is not None else original(self, fn, *args, **kwargs)
+        )
 
     submit.__wrapped__ = original  # type: ignore[attr-defined]  # as above
     ThreadPoolExecutor.submit = submit  # type: ignore[method-assign]  # as above

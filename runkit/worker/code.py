@@ -1,32 +1,34 @@
 """Synced code: which folders are on `sys.path`, and which of their modules are still the current ones.
 
-A root is a mirror of a folder of some client. A call names the roots it needs, each with the digest of its content. Before the call
-runs, the roots it names are put in place: modules of a root that changed are dropped, so helpers that were imported transitively are
-fresh as well, while third-party imports stay; modules of roots that the call does not name are set aside, so two projects with
-modules of the same name never see each other's.
+A root is a mirror of a folder of some client. A call names the roots it needs. Before it runs, these are put in place: modules of a
+root whose mirror was synced again are dropped, so helpers that were imported transitively are fresh as well, while third-party
+imports stay; modules of roots that the call does not name are set aside, so two projects with modules of the same name never see
+each other's.
 """
 
 from __future__ import annotations
 
 import builtins
-import ctypes
 import functools
 import importlib
-import linecache
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Callable
 
 from runkit.wire import codec
 from runkit.worker.task import current
 
-Root = tuple[str, str, tuple[str, ...], int]
-"""(root id, digest, folders below the root that are on sys.path in order, when the client first saw this digest (ns))"""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-Placed = tuple[tuple[str, str, tuple[str, ...]], ...]
+Root = tuple[str, tuple[str, ...]]
+"""(root id, folders below the root that are on sys.path in order)"""
+
+Version = tuple[int, int, int]
+"""The stat of a mirror's manifest, which every sync writes anew, last."""
 
 
 _UNSHARE_FOLDER = 0x200
@@ -34,9 +36,7 @@ _UNSHARE_FOLDER = 0x200
 
 
 def as_roots(given: Sequence[dict]) -> tuple[Root, ...]:
-    return _same(
-        tuple((root["id"], root["digest"], tuple(root.get("paths") or [""]), root.get("epoch", 0)) for root in given)
-    )
+    return _same(tuple((root["id"], tuple(root.get("paths") or [""])) for root in given))
 
 
 @functools.lru_cache(maxsize=256)
@@ -47,9 +47,7 @@ def _same(roots: tuple[Root, ...]) -> tuple[Root, ...]:
 
 def as_meta(roots: Sequence[Root]) -> list[dict]:
     """Roots as calls name them, for a call to another worker; the other way round of `as_roots`."""
-    return [
-        {"id": root, "digest": digest, "paths": list(paths), "epoch": epoch} for root, digest, paths, epoch in roots
-    ]
+    return [{"id": root, "paths": list(paths)} for root, paths in roots]
 
 
 class Code:
@@ -69,9 +67,9 @@ class Code:
         self._lock = threading.RLock()
         self._holder: Any = None  # the call whose roots are held in place
         self._asked: Sequence[Root] | None = None
-        self._active: Placed = ()
-        self._known: dict[str, tuple[int, str]] = {}  # root -> the newest (epoch, digest) any call has named
-        self._loaded: dict[str, str] = {}  # root -> the digest its imported modules are of
+        self._active: tuple[Root, ...] = ()
+        self._versions: tuple[Version, ...] = ()  # of the active ones, in the same order
+        self._loaded: dict[str, Version] = {}  # root -> the version its imported modules are of
         self._aside: dict[str, dict[str, Any]] = {}
         self._contexts: set[frozenset[str]] = set()
         self._switching = 0  # the thread that is putting roots in place
@@ -92,27 +90,31 @@ class Code:
             self.activate(asked or ())
 
     def activate(self, roots: Sequence[Root]) -> None:
-        """Put these roots, and the env's own behind them, in place.
-
-        A mirror holds one state of its root, the newest: a call that names an older one runs the newest too.
-        """
-        if roots is self._asked:
+        """Put these roots, and the env's own behind them, in place, as they were synced last."""
+        if roots is self._asked and self._versions_of(self._active) == self._versions:
             return
         with self._lock:
-            self._asked = None  # whoever looks without the lock sees that something changes
-            named = {root[0] for root in roots}
-            wanted = []
-            for root, digest, paths, epoch in (*roots, *(root for root in self._always if root[0] not in named)):
-                if epoch > self._known.get(root, (-1, ""))[0]:
-                    self._known[root] = (epoch, digest)
-                wanted.append((root, self._known[root][1], paths))
-            if tuple(wanted) != self._active:
+            named = {root for root, _ in roots}
+            wanted = (*roots, *(root for root in self._always if root[0] not in named))
+            versions = self._versions_of(wanted)
+            if wanted != self._active or versions != self._versions:
+                self._asked = None  # whoever looks without the lock sees that something changes
                 self._switching = threading.get_ident()
                 try:
-                    self._enter(tuple(wanted))
+                    self._enter(wanted, versions)
                 finally:
                     self._switching = 0
             self._asked = roots
+
+    def _versions_of(self, roots: Sequence[Root]) -> tuple[Version, ...]:
+        found = []
+        for root, _ in roots:
+            try:
+                stat = os.stat(f"{self._home}/{root}/manifest.json")
+                found.append((stat.st_ino, stat.st_mtime_ns, stat.st_size))
+            except OSError:  # no sync has been completed yet
+                found.append((0, 0, 0))
+        return tuple(found)
 
     def find(self, roots: Sequence[Root], module: str, qualname: str) -> Any:
         """The function or class of that name, with these roots in place.
@@ -151,32 +153,33 @@ class Code:
             finally:
                 self._holder = before
 
-    def _enter(self, wanted: Placed) -> None:
+    def _enter(self, wanted: tuple[Root, ...], versions: tuple[Version, ...]) -> None:
         self._switches += 1
-        staying = {root for root, _, _ in wanted}
+        staying = {root for root, _ in wanted}
         if staying and staying not in self._contexts:
             self._contexts.add(frozenset(staying))
             if len(self._contexts) == 2:
                 self._guard_imports()
-        for root in {root for root, _, _ in self._active} - staying:
+        for root in {root for root, _ in self._active} - staying:
             self._aside[root] = self._take(root)
-        for root, digest, _ in wanted:
-            if self._loaded.get(root, digest) != digest:
+        for (root, _), version in zip(wanted, versions):
+            if self._loaded.get(root, version) != version:
                 self._take(root)
                 self._aside.pop(root, None)
                 self.changes += 1
             elif root in self._aside:
                 sys.modules.update(self._aside.pop(root))
-            self._loaded[root] = digest
+            self._loaded[root] = version
         entries = [
             os.path.join(self.tree(root), path) if path else self.tree(root)
-            for root, _, paths in wanted
+            for root, paths in wanted
             for path in paths
         ]
         sys.path[:] = entries + [path for path in self._base if path not in entries]
         importlib.invalidate_caches()
-        linecache.checkcache()
-        self._active = wanted
+        if "linecache" in sys.modules:
+            sys.modules["linecache"].checkcache()
+        self._active, self._versions = wanted, versions
 
     def enter_folder(self, roots: Sequence[Root]) -> None:
         """Make the working dir, or the mirror of the first root, the current folder of the call on this thread.
@@ -189,6 +192,8 @@ class Code:
             return
         if not hasattr(self._threads, "own") and threading.current_thread() is not threading.main_thread():
             self._threads.own = True
+            import ctypes  # late: a worker's start does not need it
+
             ctypes.CDLL(None).unshare(_UNSHARE_FOLDER)
         try:
             os.chdir(self.tree(folder))
@@ -214,7 +219,6 @@ class Code:
     def _guard_imports(self) -> None:
         """Calls of different roots overlap: an import inside a function first puts its own call's roots in place."""
 
-
         def for_call(original: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(original)
             def import_for_call(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -231,7 +235,7 @@ class Code:
 
     def origins(self) -> list[str]:
         """The trees in place now."""
-        return [self.tree(root) for root, _, _ in self._active]
+        return [self.tree(root) for root, _ in self._active]
 
 
 def _lies_in(module: Any, tree: str) -> bool:

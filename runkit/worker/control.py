@@ -6,10 +6,14 @@ import json
 import socket
 import threading
 import time
-from typing import Any, Callable
+from collections.abc import Callable
 
 from runkit.errors import ServerError
 from runkit.wire.streams import spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Control:

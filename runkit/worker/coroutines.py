@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 import types
-from typing import Any, Callable
+from collections.abc import Callable
 
 from runkit.wire.streams import spawn
 from runkit.worker.task import Task, current, raise_in
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Coroutines:

@@ -10,13 +10,17 @@ import struct
 import threading
 import types
 from collections import deque
-from typing import Any, Callable
+from collections.abc import Callable
 
 from runkit.wire import codec, failure, frames
 from runkit.worker.coroutines import Coroutines
 from runkit.worker.output import Output
 from runkit.worker.task import Interrupted, Task, current
 from runkit.worker.threads import Threads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 AHEAD = 4
 """How many items a generator may run ahead of its reader."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from runkit.wire import codec
 from runkit.worker import peer
 from runkit.worker.code import as_meta
 from runkit.worker.task import current
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from runkit.worker.main import Worker
 
 _MISSING = object()

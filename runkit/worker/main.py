@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-from typing import Any
 
 from runkit.wire import frames, handles
 from runkit.wire.streams import read_one, spawn
@@ -23,6 +22,10 @@ from runkit.worker.stopper import Stopper
 from runkit.worker.store import Store
 from runkit.worker.targets import Targets
 from runkit.worker.task import Task
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Worker:
@@ -91,7 +94,9 @@ class Worker:
         children.watch_subprocess(self.output)
         children.watch_pools()
         self.executor.prepared.set()
-        import cloudpickle  # noqa: F401  (late by design)
+        import traceback  # noqa: F401  (late by design, both)
+
+        import cloudpickle  # noqa: F401
 
     def _after_fork(self) -> None:
         """In a forked child: this worker's connections are not its own, and would outlive the worker in its hands."""

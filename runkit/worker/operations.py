@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import types
-from typing import TYPE_CHECKING, Any, Callable
+from collections.abc import Callable
 
 from runkit.wire import codec
 from runkit.wire.kinds import kind_of, methods
 from runkit.worker.task import Task
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from runkit.worker.main import Worker
 
 

@@ -16,11 +16,15 @@ import struct
 import sys
 import termios
 import threading
-from typing import Any, Callable
+from collections.abc import Callable
 
 from runkit.wire import frames
 from runkit.wire.streams import spawn
 from runkit.worker.task import Task, current
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PIECE = 128 * 1024
 """Output leaves in pieces of at most so many bytes: more would go the way of large arguments, beside the other frames."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
-from typing import Any
 
 from runkit.errors import ServerError
 from runkit.wire import codec, failure, frames
 from runkit.wire.streams import read_frames, read_one
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def ask(path: str, op: str, meta: dict, parts: Sequence[Any] = ()) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any
 
 from runkit.wire import frames
 from runkit.wire.frames import Frame
@@ -13,7 +12,10 @@ from runkit.wire.lane import Lane
 from runkit.wire.streams import hang_up, read_blob, read_frames
 from runkit.worker.task import Task
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from runkit.worker.main import Worker
 
 FORGET_AFTER = 600.0

@@ -5,13 +5,17 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from typing import Any, Callable
+from collections.abc import Callable
 
 from runkit.wire import frames
 from runkit.wire.streams import spawn
 from runkit.worker import children
 from runkit.worker.executor import Executor
 from runkit.worker.task import Task, raise_in
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 STEPS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 PATIENCE = 1.0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 from runkit.errors import KeyExists
 from runkit.wire.names import check_name
 from runkit.worker.control import Control
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Entry:

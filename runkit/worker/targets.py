@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import types
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, Callable
+from collections.abc import Callable, Sequence
 
 from runkit.worker.code import Code, as_roots
 from runkit.worker.store import Entry, Store
 from runkit.worker.task import Task
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 KEPT_VALUES = 256
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Callable
 
 from runkit.wire import frames
 from runkit.wire.frames import Frame
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 current: ContextVar[Task | None] = ContextVar("runkit_call", default=None)
 """The call that the running code belongs to; threads that it starts and asyncio tasks inherit it."""

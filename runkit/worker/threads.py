@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from typing import Callable
+from collections.abc import Callable
 
 from runkit.wire.pulse import pulse
 from runkit.wire.streams import spawn

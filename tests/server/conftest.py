@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # `from running import Server` in tests
-
-from running import Server, free_ports
+from tests.server.running import Server, free_ports
 
 
 @pytest.fixture(scope="session")

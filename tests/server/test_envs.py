@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Server, eventually
 
 from runkit.errors import EnvNotFound, InvalidName
+from tests.server.running import Server, eventually
 
 EMPTY_LOCK = 'lock-version = "1.0"\ncreated-by = "test"\nrequires-python = ">=3.9"\npackages = []\n'
 

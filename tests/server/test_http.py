@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Server, command
 
 from runkit.client.api import Api, quoted
 from runkit.errors import ConnectionLost, EnvNotFound, InvalidName, NotAuthorized, ServerError, UsageError
+from tests.server.running import Server, command
 
 
 def raw(server: Server, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> tuple[int, bytes]:

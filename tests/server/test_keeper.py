@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import REPOSITORY, eventually
 
 from runkit.errors import EnvError
 from runkit.servlet.keeper import Keeper
 from runkit.servlet.processes import ProcessId, end, marked, of_session
 from runkit.servlet.spawn import WorkerSpec, clean_environment
+from tests.server.running import REPOSITORY, eventually
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import Server, command, eventually, free_ports
 
 from runkit.servlet.processes import ProcessId
+from tests.server.running import Server, command, eventually, free_ports
 
 
 def put(server: Server, key: str, env: str = "default") -> None:

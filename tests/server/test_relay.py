@@ -10,10 +10,10 @@ import threading
 import time
 
 import pytest
-from running import Server, Stream, eventually
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from runkit.wire import frames
+from tests.server.running import Server, Stream, eventually
 
 
 def test_without_the_token(server: Server) -> None:
