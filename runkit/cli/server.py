@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from runkit.errors import UsageError
+from runkit.launch import code
+from runkit.wire import places, problems
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -22,8 +26,18 @@ def start(given: Namespace) -> int:
                 f"this Python ({sys.executable}) has no {needed}: `pip install 'runkit[server]'`, or run setup_cluster.sh, which makes "
                 "an environment of its own for the server"
             )
-    print(json.dumps(_lifecycle().start(given.port, _say), indent=2))
-    return 0
+    # From the same place as a client's set-up would put it: clients with the same runkit then find the server to be theirs.
+    place = code.place(places.home())
+    environment = {**os.environ, "PYTHONPATH": str(place)}
+    arguments = [sys.executable, "-m", "runkit.server", "start", "--port", str(given.port)]
+    done = subprocess.run(
+        arguments, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
+    answer = json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}
+    if "error" in answer:
+        raise problems.from_json(answer["error"])
+    print(json.dumps(answer.get("ready"), indent=2))
+    return done.returncode
 
 
 def stop(given: Namespace) -> int:

@@ -24,6 +24,7 @@ from runkit.client.target import Target
 from runkit.client.uvtool import uv_binary
 from runkit.errors import PortInUse, RunkitError, SetupFailed
 from runkit.launch import code, probe
+from runkit.launch.code import Code
 from runkit.launch.probe import Host
 from runkit.transport import Transport
 from runkit.transport.local import Local
@@ -84,13 +85,14 @@ def bootstrap(transport: Transport, *, port: int, progress: Progress = lambda ev
 
 
 def _bootstrap(transport: Transport, port: int, progress: Progress) -> ServerInfo:
-    host = _ask(transport, port)
-    if host.runs and host.server.get("code") == code.digest() and host.token:
+    mine = code.read()
+    host = _ask(transport, port, mine.digest)
+    if host.runs and host.server.get("code") == mine.digest and host.token:
         return _info(host, port)
     host.check(transport.description)
-    _bring(transport, host, progress)
-    _run_setup(transport, host, port, progress)
-    host = _ask(transport, port)
+    _bring(transport, host, mine, progress)
+    _run_setup(transport, host, mine, port, progress)
+    host = _ask(transport, port, mine.digest)
     if not (host.runs and host.token):
         raise SetupFailed(
             f"setup_cluster.sh on {transport.description} ended well, but no server runs on port {port} there"
@@ -101,7 +103,7 @@ def _bootstrap(transport: Transport, port: int, progress: Progress) -> ServerInf
 def find_server(transport: Transport, port: int) -> ServerInfo | None:
     """The server on the host, of whatever version, if it runs. Changes nothing."""
     port = port or embedded_port()
-    host = _ask(transport, port)
+    host = _ask(transport, port, "")
     return _info(host, port) if host.runs and host.token else None
 
 
@@ -130,7 +132,7 @@ def restart(transport: Transport, info: ServerInfo, progress: Progress = lambda 
     """
     api = Api(lambda: transport.connect(("127.0.0.1", info.port)), info.token)
     before = _generations(api)
-    if info.code == code.digest():
+    if info.code == code.read().digest:
         api.json("POST", "/v1/shutdown", {"keep_ray": True})
         api.close()
         _await_end(transport, info)
@@ -164,8 +166,8 @@ def embedded_port() -> int:
 # -- one question
 
 
-def _ask(transport: Transport, port: int) -> Host:
-    done = transport.run(probe.script(port), timeout=60)
+def _ask(transport: Transport, port: int, digest: str) -> Host:
+    done = transport.run(probe.script(port, digest), timeout=60)
     return probe.read(done.text.splitlines(), transport.description)
 
 
@@ -210,11 +212,11 @@ def _free(port: int) -> bool:
 # -- what is missing
 
 
-def _bring(transport: Transport, host: Host, progress: Progress) -> None:
+def _bring(transport: Transport, host: Host, mine: Code, progress: Progress) -> None:
     """Ship the code, and whatever else the host can neither find nor fetch."""
     if not host.has_code:
         progress({"phase": "ship runkit"})
-        _place_code(transport, host)
+        _place_code(transport, host, mine)
     if isinstance(transport, Local) or (host.reaches_index and (host.uv or host.can_fetch)):
         return
     assert host.glibc is not None  # checked
@@ -236,18 +238,17 @@ def _bring(transport: Transport, host: Host, progress: Progress) -> None:
     base_wheels.ship(transport, host.home, target, progress)
 
 
-def _place_code(transport: Transport, host: Host) -> None:
+def _place_code(transport: Transport, host: Host, mine: Code) -> None:
     folder = f"{host.home}/code"
     place, partial = (
-        shlex.quote(f"{folder}/{name}")
-        for name in (code.digest(), f".{code.digest()}.{os.getpid()}.{time.time_ns():x}")
+        shlex.quote(f"{folder}/{name}") for name in (mine.digest, f".{mine.digest}.{os.getpid()}.{time.time_ns():x}")
     )
     script = (
         f"umask 077; mkdir -p {partial} && chmod 700 {shlex.quote(host.home)} && tar -xf - -C {partial} && "
         f"{{ mv {partial} {place} 2>/dev/null || [ -d {place}/runkit ]; }}; "
-        f"status=$?; rm -rf {partial} {place}/.{code.digest()}.*; exit $status"  # a mv onto a folder goes into it
+        f"status=$?; rm -rf {partial} {place}/.{mine.digest}.*; exit $status"  # a mv onto a folder goes into it
     )
-    done = transport.run(script, input=code.archive(), timeout=300)
+    done = transport.run(script, input=mine.archive(), timeout=300)
     if done.returncode:
         raise SetupFailed(
             f"runkit could not be put on {transport.description}: {done.stderr.decode(errors='replace').strip()}"
@@ -292,9 +293,9 @@ def _ship_archive(transport: Transport, archive: Path, folder: str, phase: str, 
 # -- setup_cluster.sh
 
 
-def _run_setup(transport: Transport, host: Host, port: int, progress: Progress) -> None:
+def _run_setup(transport: Transport, host: Host, mine: Code, port: int, progress: Progress) -> None:
     """Run setup_cluster.sh there, its output as it comes."""
-    folder = f"{host.home}/code/{code.digest()}"
+    folder = f"{host.home}/code/{mine.digest}"
     options = ["--port", str(port), "--python", f"{sys.version_info[0]}.{sys.version_info[1]}"]
     if isinstance(transport, Local):
         options += ["--uv", uv_binary()]

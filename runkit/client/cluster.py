@@ -22,7 +22,7 @@ from runkit.client.request import Options, python_mismatch
 from runkit.client.roots import Location, Root, locate, root_at
 from runkit.client.session import Session
 from runkit.errors import RunkitError, UsageError
-from runkit.model.env import Env, as_env
+from runkit.model.env import as_env
 from runkit.transport import Forward, Transport, make_transport
 from runkit.wire.names import DEFAULT_ENV, DEFAULT_PORT, check_name
 
@@ -180,23 +180,24 @@ class Cluster:
             location: where the code is, of `locate`.
             by_value: the name of code that travels by value and needs the same Python on both sides.
         """
-        known = isinstance(env, str)
-        wanted = Env(name=env) if isinstance(env, str) else as_env(env)
+        named = env if isinstance(env, str) and env != DEFAULT_ENV else None
+        wanted = as_env(None if isinstance(env, str) else env)
         if by_value and wanted.python and ".".join(wanted.python.split(".")[:2]) != HERE:
             raise python_mismatch(by_value, HERE, wanted.python, wanted.target)
-        roots: list[Root] = [location.root] if location is not None and location.root is not None else []
+        code = location.root if location is not None else None
+        roots: list[Root] = []
         working_dir = None
         if wanted.working_dir is not None:
             root = root_at(wanted.working_dir)
             working_dir = root.id
             roots.append(root)
         roots += [root_at(folder) for folder in wanted.local_folders()]
-        for root in roots:
+        for root in (*([code] if code else []), *roots):
             self._folders[root.id] = str(root.path)
-        if known and env != DEFAULT_ENV:
-            return PlacedCode(wanted.target, self.link.sync_only(roots))
-        deployed, named = self.link.send(wanted, roots, working_dir, force)
-        return PlacedCode(deployed.name, named, deployed.lost_keys)
+        if named is not None:
+            return PlacedCode(named, self.link.sync_only(named, code))
+        deployed, synced = self.link.send(wanted, code, roots, working_dir, force)
+        return PlacedCode(deployed.name, synced, deployed.lost_keys)
 
     def session(self, env: str) -> Session:
         """The session with an env's worker."""

@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from websockets.client import ClientProtocol
@@ -96,6 +96,13 @@ class Connection:
         self._open_route(session)
         session.greeted.wait(RECONNECT_SECONDS + 5)
         return session
+
+    def expect(self, env: str, worker: Mapping[str, Any]) -> None:
+        """The env's worker is this one now: calls from here on go to it, not to one that is about to end."""
+        with self._state_lock:
+            found = self._by_env.get(env)
+            if found is not None and worker and found.generation not in (None, worker["generation"]):
+                del self._by_env[env]
 
     def forget(self, session: Session) -> None:
         """A session has ended: its worker is gone."""

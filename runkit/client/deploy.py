@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from packaging.utils import canonicalize_name
 
-import runkit.errors as errors
 from runkit.client import interpreter
 from runkit.client.lock import Artifact, Lock
 from runkit.client.logins import Logins
@@ -25,11 +24,12 @@ from runkit.client.target import Target
 from runkit.client.uvtool import configurations, index_settings
 from runkit.client.wheels import WheelStore
 from runkit.errors import EnvNotFound, InstallFailed, InterpreterNotFound, ServerError, UsageError
+from runkit.model import requirements
 from runkit.model.digest import digest
 from runkit.model.env import Env
 from runkit.model.request import Request, merge
 from runkit.model.requirements import FILE, Requirements
-from runkit.wire import places
+from runkit.wire import places, problems
 from runkit.wire.names import DEFAULT_ENV
 
 _FETCH_S = 300.0
@@ -45,12 +45,14 @@ class SyncedRoot:
         digest: of its present content.
         folder: the folder here.
         paths: what goes on the remote `sys.path`, relative to it.
+        always: whether every call in the env has it: its working dir, its local folders, but not the code it is sent for.
     """
 
     id: str
     digest: str
     folder: str
     paths: tuple[str, ...] = ("",)
+    always: bool = True
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,8 @@ class Deployer:
         Raises:
             UsageError, ResolutionFailed, InterpreterNotFound, InstallFailed: see there; the env over there is as it was.
         """
-        adds = env.target == DEFAULT_ENV
         while True:
-            wanted, request = self._request(env, roots, working_dir)
+            wanted, request = self._request(env, roots, working_dir, force)
             body = {
                 # None: whatever the env is; somebody who asks for nothing does not change it.
                 "env": {"name": request.name, "request": request.digest if self._asks(env, wanted) else None},
@@ -149,8 +150,8 @@ class Deployer:
             }
             answer = self._api.json("POST", "/v1/ensure", body)
             state = answer["env"]
-            # An unnamed env is added to what this session last saw there; another session may have changed it since.
-            if not (adds and state == "changed" and self._is_stale(request.name)):
+            # What is asked for builds on what this session last saw there; another session may have changed it since.
+            if not (state == "changed" and self._is_stale(request.name)):
                 break
 
         def bring_roots() -> None:
@@ -161,8 +162,6 @@ class Deployer:
         if state == "ready" and not force:
             bring_roots()
             return Deployed(request.name, worker=answer.get("worker") or {}, request=request.digest)
-        if not adds:
-            self._specs.pop(request.name, None)
         spec = self._spec(request.name) if state != "missing" else {}
         python, packed = self._find_python(request)
         lock = self._lock(env, wanted, request, spec, python["version"], force)
@@ -189,7 +188,9 @@ class Deployer:
 
     # -- what is asked for
 
-    def _request(self, env: Env, roots: Sequence[SyncedRoot], working_dir: str | None) -> tuple[Requirements, Request]:
+    def _request(
+        self, env: Env, roots: Sequence[SyncedRoot], working_dir: str | None, force: bool
+    ) -> tuple[Requirements, Request]:
         files = [Path(root.folder) / "requirements.txt" for root in roots] if env.root_reqs else []
         wanted = env.requirements(files)
         for note in wanted.notes:
@@ -208,6 +209,8 @@ class Deployer:
         )
         if env.target == DEFAULT_ENV:
             wanted, request = self._on_default(env, wanted, request)
+        elif env.root_reqs:
+            wanted, request = self._with_other_roots(wanted, request, roots, force)
         portable = wanted.portable()
         lines = tuple(sorted(portable["lines"])), tuple(sorted(portable["constraints"]))
         return wanted, replace(request, lines=lines[0], constraints=lines[1])
@@ -232,21 +235,53 @@ class Deployer:
                 f"an env without a name is added on top of the default env, which runs Python {kept.python}: "
                 f"give it a name to have Python {env.python}"
             )
-        store = WheelStore(self._home / "wheels")
-        files = {}
-        for line in kept.lines:
-            if line.startswith(FILE):
-                sha256, _, rest = line[len(FILE) :].partition("/")
-                if found := store.find(Artifact(rest.split("[")[0].split(" ;")[0], sha256)):
-                    files[sha256] = str(found)
-        before = Requirements(kept.lines, kept.constraints, files=files)
+        before = Requirements(kept.lines, kept.constraints, files=self._files(kept.lines))
         installed: dict[str, str] = {canonicalize_name(name): version for name, version in spec.get("packages", [])}
         return self._with_ray(merge(before, wanted, installed)), request.on_top_of(kept)
+
+    def _with_other_roots(
+        self, wanted: Requirements, request: Request, roots: Sequence[SyncedRoot], force: bool
+    ) -> tuple[Requirements, Request]:
+        """A named env keeps what the package roots asked for that it was sent for before; each asks for itself alone."""
+        kept: dict[str, Any] = {} if force else dict(self._spec(request.name).get("of_roots") or {})
+        for root in roots:
+            if not root.always:
+                file = Path(root.folder) / "requirements.txt"
+                mine = requirements.read((), [file]).portable()
+                kept.pop(root.id, None)
+                if any(mine.values()):
+                    kept[root.id] = {**mine, "file": str(file)}
+        here = {root.id for root in roots}
+        lines = dict(zip(wanted.lines, wanted.origins, strict=True))
+        for name, asked in kept.items():
+            if name not in here:
+                for line in asked["lines"]:
+                    lines.setdefault(line, asked["file"])
+        constraints = (line for asked in kept.values() for line in asked["constraints"])
+        wanted = replace(
+            wanted,
+            lines=tuple(lines),
+            origins=tuple(lines.values()),
+            constraints=tuple(dict.fromkeys((*wanted.constraints, *constraints))),
+            files={**self._files(lines), **wanted.files},
+        )
+        return wanted, replace(request, of_roots=kept)
+
+    def _files(self, lines: Iterable[str]) -> dict[str, str]:
+        """Where the files lie that lines of an earlier request name by their content, as far as this machine has them."""
+        store = WheelStore(self._home / "wheels")
+        found = {}
+        for line in lines:
+            if line.startswith(FILE):
+                sha256, _, rest = line[len(FILE) :].partition("/")
+                if path := store.find(Artifact(rest.split("[")[0].split(" ;")[0], sha256)):
+                    found[sha256] = str(path)
+        return found
 
     def _with_ray(self, wanted: Requirements) -> Requirements:
         """The default env always has the cluster's own Ray."""
         line = f"ray=={self._ray}"
-        if not self._ray or any(found.startswith("ray==") for found in wanted.lines):
+        if not self._ray or line in wanted.lines:
             return wanted
         origin = "the default env's Ray"
         return replace(wanted, lines=(line, *wanted.lines), origins=(origin, *wanted.origins))
@@ -329,13 +364,15 @@ class Deployer:
             "env_vars": dict(request.env_vars),
             "setup_cmds": list(request.setup_cmds),
             "compute": dict(request.compute),
-            "roots": [{"id": root.id, "digest": root.digest, "paths": list(root.paths)} for root in made.roots],
+            "roots": [
+                {"id": root.id, "digest": root.digest, "paths": list(root.paths)} for root in made.roots if root.always
+            ],
             "working_dir": made.working_dir,
             "spec": spec,
         }
         for event in self._api.events("PUT", f"/v1/envs/{request.name}", plan):
             if "error" in event:
-                raise _error(event["error"])
+                raise problems.from_json(event["error"])
             if "done" in event:
                 done = event["done"]
                 self._specs[request.name] = spec
@@ -360,12 +397,3 @@ def _same_python(asked: str, kept: str) -> bool:
 def _is_network(error: InstallFailed) -> bool:
     said = error.output or str(error)
     return "Failed to fetch" in said or "error sending request" in said or "Network connectivity is disabled" in said
-
-
-def _error(value: Mapping[str, Any]) -> Exception:
-    """The error that a server's answer names."""
-    kind = getattr(errors, str(value.get("type")), ServerError)
-    message = str(value.get("message"))
-    if isinstance(kind, type) and issubclass(kind, errors.EnvError):
-        return kind(message, str(value.get("output") or ""))
-    return kind(message) if isinstance(kind, type) and issubclass(kind, errors.RunkitError) else ServerError(message)

@@ -18,7 +18,7 @@ from runkit.client.progress import Progress
 from runkit.client.roots import Root, client_id
 from runkit.client.session import Session
 from runkit.client.upload import upload
-from runkit.errors import HostError
+from runkit.errors import EnvNotFound, HostError
 from runkit.model.env import Env
 from runkit.transport import Transport
 
@@ -79,20 +79,26 @@ class Link:
     # -- envs and code
 
     def send(
-        self, env: Env, roots: Sequence[Root], working_dir: str | None, force: bool
+        self, env: Env, code: Root | None, own: Sequence[Root], working_dir: str | None, force: bool
     ) -> tuple[Deployed, list[dict[str, Any]]]:
         """Bring roots and env up to date.
+
+        Args:
+            code: the root that the env is sent for.
+            own: the env's own roots: its working dir and its local folders.
 
         Returns:
             What it came to, and the roots as calls name them.
         """
         with self._deploy_lock, Progress(self.name) as progress:
             scanned: dict[str, tuple[Root, Manifest]] = {}
-            for root in roots:
+            for root in (*([code] if code else []), *own):
                 if root.id not in scanned:
                     scanned[root.id] = (root, scan(root))
+            always = {root.id for root in own}
             synced = [
-                SyncedRoot(root.id, manifest.digest, str(root.path), root.paths) for root, manifest in scanned.values()
+                SyncedRoot(root.id, manifest.digest, str(root.path), root.paths, root.id in always)
+                for root, manifest in scanned.values()
             ]
             if self._deployer is None:
                 self._deployer = Deployer(self.api, self.api.json("GET", "/v1/status"))
@@ -102,6 +108,7 @@ class Link:
                 self.sync(*scanned[one.id], progress)
 
             deployed = self._deployer.send(env, synced, working_dir=working_dir, sync=sync, force=force)
+            self.connection.expect(deployed.name, deployed.worker)
             if deployed.lost_keys:
                 lost = ", ".join(map(repr, deployed.lost_keys))
                 progress(
@@ -111,18 +118,26 @@ class Link:
                 )
             return deployed, [_named(root) for root in synced]
 
-    def sync_only(self, roots: Sequence[Root]) -> list[dict[str, Any]]:
-        """Bring roots up to date for an env that is there; gives them as calls name them."""
-        if not roots:
-            return []
+    def sync_only(self, env: str, code: Root | None) -> list[dict[str, Any]]:
+        """Bring a root up to date for an env that is there; gives it as calls name it.
+
+        Raises:
+            EnvNotFound: the env is not there.
+        """
         with self._deploy_lock, Progress(self.name) as progress:
-            scanned = [(root, scan(root)) for root in roots]
-            asked = [{"id": root.id, "digest": manifest.digest} for root, manifest in scanned]
-            there = self.api.json("POST", "/v1/ensure", {"env": None, "roots": asked})["roots"]
-            for root, manifest in scanned:
-                if not there.get(root.id):
-                    self.sync(root, manifest, progress)
-            return [_named(root) for root in roots]
+            manifest = scan(code) if code is not None else None
+            asked = [{"id": code.id, "digest": manifest.digest}] if code is not None and manifest is not None else []
+            answer = self.api.json("POST", "/v1/ensure", {"env": {"name": env, "request": None}, "roots": asked})
+            if answer["env"] == "missing":
+                raise EnvNotFound(
+                    f"cluster {self.name!r} has no env {env!r}: send it first, as rk.env(name={env!r}, ...)"
+                )
+            self.connection.expect(env, answer["worker"] or {})
+            if code is None:
+                return []
+            if not answer["roots"].get(code.id):
+                self.sync(code, manifest, progress)
+            return [_named(code)]
 
     def sync(self, root: Root, manifest: Manifest | None, progress: Progress) -> None:
         """Bring the mirror of one root up to date."""
@@ -131,7 +146,9 @@ class Link:
         def apply(pieces: Iterator[bytes], length: int) -> dict[str, Any]:
             answer = self.api.upload("POST", f"{address}/apply", pieces, length)
             for path in answer.get("aside", ()):
-                progress({"warning": f"{path} stood over there where a synced file belongs; it was set aside, not deleted"})
+                progress(
+                    {"warning": f"{path} stood over there where a synced file belongs; it was set aside, not deleted"}
+                )
             return answer
 
         progress({"phase": f"sync {root.path.name}"})

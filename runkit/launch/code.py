@@ -16,45 +16,56 @@ import shutil
 import sys
 import tarfile
 from collections.abc import Iterator
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _MTIME = 1_600_000_000  # the same on every pack: the archive is a function of its content
 
 
-@cache
-def digest() -> str:
-    """Names the content of the package (and the library beside it): 32 hexadecimal digits."""
+@dataclass(frozen=True)
+class Code:
+    """The package as it is at one moment.
+
+    Attributes:
+        digest: names the content: 32 hexadecimal digits.
+        files: (name, content) of each file, sorted.
+    """
+
+    digest: str
+    files: tuple[tuple[str, bytes], ...] = field(repr=False)
+
+    def archive(self) -> bytes:
+        """An uncompressed tar of it."""
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for name, data in self.files:
+                member = tarfile.TarInfo(name)
+                member.size, member.mode, member.mtime = len(data), 0o644, _MTIME
+                tar.addfile(member, io.BytesIO(data))
+        return out.getvalue()
+
+
+def read() -> Code:
+    """The package as it is now; a few milliseconds."""
+    files = tuple((name, path.read_bytes()) for name, path in _files())
     found = hashlib.sha256()
-    for name, path in _files():
-        data = path.read_bytes()
+    for name, data in files:
         found.update(f"{name}\0{len(data)}\0".encode())
         found.update(data)
-    return found.hexdigest()[:32]
-
-
-def archive() -> bytes:
-    """The package as an uncompressed tar."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, path in _files():
-            data = path.read_bytes()
-            member = tarfile.TarInfo(name)
-            member.size, member.mode, member.mtime = len(data), 0o644, _MTIME
-            tar.addfile(member, io.BytesIO(data))
-    return out.getvalue()
+    return Code(found.hexdigest()[:32], files)
 
 
 def place(home: Path) -> Path:
     """Put the package into `home`/code/<digest>, if it is not there, and give that folder."""
-    folder = home / "code" / digest()
+    code = read()
+    folder = home / "code" / code.digest
     if folder.is_dir():
         return folder
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True, mode=0o700)
-    with tarfile.open(fileobj=io.BytesIO(archive())) as tar:
+    with tarfile.open(fileobj=io.BytesIO(code.archive())) as tar:
         tar.extractall(partial)
     try:
         partial.rename(folder)

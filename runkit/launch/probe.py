@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from runkit.errors import SetupFailed, UnsupportedHost
-from runkit.launch import code
 
 SCRIPT = (Path(__file__).parent / "probe.sh").read_text()
 MACHINES = ("x86_64", "aarch64")
@@ -99,9 +98,9 @@ class Host:
         return best, fitting[best]
 
 
-def script(port: int) -> str:
-    """The probe for the server on `port`."""
-    return f"port={port}\ncode={code.digest()}\n{SCRIPT}"
+def script(port: int, code: str) -> str:
+    """The probe for the server on `port`, asked by a client with that code."""
+    return f"port={port}\ncode={code}\n{SCRIPT}"
 
 
 def read(lines: Iterable[str], where: str) -> Host:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -28,6 +28,7 @@ class Request:
         compute: resources.
         working_dir: the id of the root that is the current folder over there, or None.
         indexes: a digest of the index settings that the requirements are resolved with.
+        of_roots: what the requirements.txt of each package root it was sent for adds to `lines` and `constraints`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Request:
     compute: Mapping[str, float]
     working_dir: str | None
     indexes: str
+    of_roots: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def resolution(self) -> str:
@@ -64,7 +66,7 @@ class Request:
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Request:
         """Read what `to_spec` wrote; unknown entries are left aside, as a later version may have written it."""
-        known = {name: spec[name] for name in cls.__dataclass_fields__}
+        known = {name: spec[name] for name in cls.__dataclass_fields__ if name in spec}
         return cls(**{**known, **{n: tuple(known[n]) for n in ("lines", "constraints", "setup_cmds")}})
 
     def on_top_of(self, kept: Request) -> Request:

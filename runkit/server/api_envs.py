@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from runkit.errors import UsageError
+from runkit.errors import EnvError, UsageError
 from runkit.server.head import Head
 from runkit.server.http import body
 from runkit.server.keys import HEAD
@@ -22,6 +23,7 @@ routes = web.RouteTableDef()
 LOG_PIECE = 4 << 20
 """The most of a log (bytes) that goes out in one answer."""
 
+_BUILD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 _NEEDED = ("name", "request", "build", "python", "lock", "packages", "env_vars", "setup_cmds")
 
 
@@ -35,7 +37,12 @@ async def ensure(request: web.Request) -> web.Response:
         name = env.get("name") or DEFAULT_ENV
         answer["env"] = head.envs.ask_state(name, env.get("request"))
         if answer["env"] == "ready":
-            answer["worker"] = await head.envs.worker(name)
+            try:
+                answer["worker"] = await head.envs.worker(name)
+            except (
+                EnvError
+            ):  # its folder may have gone: whoever sends it again has it built again, or hears why that fails
+                answer["env"] = "changed"
     roots = asked.get("roots") or []
     if roots:
         answer["roots"] = await asyncio.to_thread(_present, head, roots)
@@ -69,6 +76,8 @@ async def install(request: web.Request) -> web.StreamResponse:
     name = check_name("env", request.match_info["name"])
     if plan.get("name", name) != name or any(field not in plan for field in _NEEDED if field != "name"):
         raise UsageError(f"the plan of env {name!r} lacks a field; it needs {', '.join(_NEEDED)}")
+    if not isinstance(plan["build"], str) or not _BUILD.fullmatch(plan["build"]):
+        raise UsageError(f"{plan['build']!r} cannot name a build")
     events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
     async def work() -> None:

@@ -82,10 +82,15 @@ def _ask_uv(settings: Settings, version: str, install: bool) -> str | None:
     return path if found.returncode == 0 and path and exact_version(path) else None
 
 
-@functools.lru_cache(maxsize=64)
+_versions: dict[tuple[str, int], str] = {}
+
+
 def exact_version(path: str) -> str | None:
     """What the interpreter says it is ("3.12.1"); None if it does not run."""
     try:
+        identity = path, os.stat(path).st_mtime_ns
+        if identity in _versions:
+            return _versions[identity]
         done = subprocess.run(
             [path, "-I", "-S", "-c", "import platform, venv; print(platform.python_version())"],
             stdin=subprocess.DEVNULL,
@@ -95,7 +100,10 @@ def exact_version(path: str) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    if done.returncode:
+        return None
+    _versions[identity] = done.stdout.strip()
+    return _versions[identity]
 
 
 def _fits(exact: str, asked: str) -> bool:

@@ -65,16 +65,23 @@ class Route(asyncio.Protocol):
         self.generation = 0
         self.early: list[bytes | memoryview] = []
         self.transport: asyncio.Transport | None = None
+        self.live = False
         self.ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self.transport = transport  # type: ignore[assignment]  # uvloop's own transport class
         assert self.transport is not None
         self.transport.set_write_buffer_limits(HIGH)
-        for data in self.early:
-            self.transport.write(data)
-        self.early.clear()
+        self.transport.pause_reading()  # the client hears that it is open before it hears what comes through it
+
+    def begin(self) -> None:
+        """Let bytes through; first those that the client sent ahead."""
+        if self.transport is not None:
+            for data in self.early:
+                self.transport.write(data)
+            self.early.clear()
+            self.live = True
+            self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         self._relay.send(self._head, data)
@@ -87,14 +94,17 @@ class Route(asyncio.Protocol):
 
     def feed(self, data: bytes | memoryview) -> None:
         """Pass on what the client sent."""
-        if self.transport is None:
+        if not self.live:
             self.early.append(data)
-        else:
+        elif self.transport is not None:
             self.transport.write(data)
 
     @property
     def waiting(self) -> int:
-        return self.transport.get_write_buffer_size() if self.transport is not None else sum(map(len, self.early))
+        """Bytes that the worker has not taken yet."""
+        if not self.live:
+            return sum(map(len, self.early))
+        return self.transport.get_write_buffer_size() if self.transport is not None else 0
 
     def close(self) -> None:
         self.ended = True
@@ -198,6 +208,7 @@ class Relay:
             else:
                 opened = {name: worker[name] for name in ("generation", "pid", "socket")}
                 await self._tell({"opened": {"route": route.number, **opened}})
+                route.begin()
             return
         self._routes.pop(route.number, None)
         await self._tell({"closed": {"route": route.number, "env": route.env, "generation": route.generation, **why}})
@@ -263,7 +274,7 @@ class Relay:
             await asyncio.sleep(0.001)
         self._paused = False
         for route in self._routes.values():
-            if route.transport is not None and not route.transport.is_closing():
+            if route.live and route.transport is not None and not route.transport.is_closing():
                 route.transport.resume_reading()
 
     async def _until_drained(self, route: Route) -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from typing import Any
@@ -67,6 +68,8 @@ async def _main(settings: Settings, listener: socket.socket, report: _Report, ra
     from runkit.server.head import Head
 
     began = time.monotonic()
+    # What blocks (uploads, most of all) has threads enough not to wait for each other.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(64, "runkit"))
     head = Head(settings, ray)
     runner = web.AppRunner(
         make_app(head, ensure_secret(settings.token)),

@@ -96,7 +96,7 @@ class EnvServlet:
             keeper = Keeper(spec, self._generation)
             keeper.start()
             self._keeper = keeper
-        elif (order := self._switch(plan, built.path)) is not None:
+        elif keeper.state()["worker"] is not None and (order := self._switch(plan, built.path)) is not None:
             keeper.update(spec)
             done["switch"] = order
         else:

@@ -171,9 +171,7 @@ class Code:
                 sys.modules.update(self._aside.pop(root))
             self._loaded[root] = version
         entries = [
-            os.path.join(self.tree(root), path) if path else self.tree(root)
-            for root, paths in wanted
-            for path in paths
+            os.path.join(self.tree(root), path) if path else self.tree(root) for root, paths in wanted for path in paths
         ]
         sys.path[:] = entries + [path for path in self._base if path not in entries]
         importlib.invalidate_caches()

@@ -86,17 +86,18 @@ class Worker:
         if self.config.get("ready_fd") is not None:
             os.write(self.config["ready_fd"], json.dumps({"ready": os.getpid()}).encode() + b"\n")
             os.close(self.config["ready_fd"])
-        spawn("warm-up", self._warm_up)
+        self._warm_up()
         self.executor.serve_main()
 
     def _warm_up(self) -> None:
-        """Do behind the start what the first call has to wait for."""
-        children.watch_subprocess(self.output)
-        children.watch_pools()
-        self.executor.prepared.set()
+        """Do behind the start what the first call would wait for; it has to be over before user code imports anything."""
         import traceback  # noqa: F401  (late by design, both)
 
         import cloudpickle  # noqa: F401
+
+        children.watch_subprocess(self.output)
+        children.watch_pools()
+        self.executor.prepared.set()
 
     def _after_fork(self) -> None:
         """In a forked child: this worker's connections are not its own, and would outlive the worker in its hands."""

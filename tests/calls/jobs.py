@@ -329,3 +329,47 @@ class Talker:
     def say(self, text: str) -> str:
         print(text)
         return text.upper()
+
+SEEN_AT_IMPORT = os.environ.get("SEEN_AT_IMPORT")
+
+
+def version_of(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
+
+
+def seen_at_import() -> str | None:
+    return SEEN_AT_IMPORT
+
+
+def python_version() -> str:
+    print(sys.version)
+    return sys.version.split()[0]
+
+
+def use_store(key: str) -> Any:
+    import runkit
+
+    runkit.here.put(key, {"python": sys.version_info[:2]})
+    return runkit.here.get(key), runkit.here.env, runkit.here.keys(runkit.here.env)
+
+
+def in_ray() -> dict[str, Any]:
+    import ray
+
+    ray.init(log_to_driver=False)
+    try:
+
+        @ray.remote(num_cpus=0)
+        def where() -> tuple[str, str | None]:
+            return sys.prefix, os.environ.get("FOR_RAY")
+
+        return {
+            "here": (sys.prefix, os.environ.get("FOR_RAY")),
+            "task": ray.get(where.remote(), timeout=60),
+            "nodes": len(ray.nodes()),
+            "address": ray.get_runtime_context().gcs_address,
+        }
+    finally:
+        ray.shutdown()

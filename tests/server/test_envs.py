@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runkit.errors import EnvNotFound, InvalidName
+from runkit.errors import EnvNotFound, InvalidName, UsageError
 from tests.server.running import Server, eventually
 
 EMPTY_LOCK = 'lock-version = "1.0"\ncreated-by = "test"\nrequires-python = ">=3.9"\npackages = []\n'
@@ -214,6 +214,29 @@ def test_call_with_json(server: Server) -> None:
         api.json("POST", "/v1/envs/default/call/nothing", {})
     with pytest.raises(Exception, match="list"):
         api.json("POST", f"{path}/get", {"args": "z"})
+
+
+def test_env_whose_folder_was_removed_is_built_again(server: Server) -> None:
+    import os
+    import shutil
+
+    # A copy of the interpreter, so that it goes with the folder.
+    wanted = plan("fragile", build="fragile-1")
+    send(server, wanted)
+    shutil.rmtree(server.lasting.parents[1] / "envs" / "fragile-1")
+    os.kill(server.env("fragile")["worker"]["pid"], 9)
+    ask = {"env": {"name": "fragile", "request": "1"}}
+    eventually(lambda: server.api.json("POST", "/v1/ensure", ask)["env"] == "changed")
+    assert server.env("fragile")["state"] == "dead"
+    done, _ = send(server, wanted)
+    assert done["done"]["created"]
+    assert server.api.json("POST", "/v1/ensure", ask)["env"] == "ready"
+
+
+def test_builds_are_names(server: Server) -> None:
+    for build in ("../x", "", "a/b", None):
+        with pytest.raises(UsageError):
+            list(server.api.events("PUT", "/v1/envs/one", plan("one", build=build)))
 
 
 def test_reserved_names(server: Server) -> None:

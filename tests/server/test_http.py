@@ -111,7 +111,7 @@ class TestWhoGetsIn:
                 stderr=subprocess.DEVNULL,
             ) as driver:
                 try:
-                    said = driver.communicate(timeout=15)[0]
+                    said = driver.communicate(timeout=8)[0]
                 except subprocess.TimeoutExpired:
                     said = b""
                 driver.kill()

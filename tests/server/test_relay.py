@@ -97,6 +97,8 @@ def test_replaced_only_if_alone(server: Server) -> None:
         body = {"generation": generation, "only_if_alone": True}
         assert not server.api.json("POST", "/v1/envs/default/restart", body)["replaced"]
         eventually(lambda: server.env()["worker"]["running"] == 0)
+        one.start("time", "sleep", 5)
+        eventually(lambda: server.env()["worker"]["running"] == 1)
         assert server.api.json("POST", "/v1/envs/default/restart", body)["replaced"]
 
 
