@@ -6,12 +6,15 @@ import json
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from runkit.errors import ServerError
 
 if TYPE_CHECKING:
+    from runkit.client.api import Api
     from runkit.client.cluster import Cluster
 
 FOLLOW_EVERY = 0.5
@@ -22,10 +25,11 @@ DOWN = 3
 def status(given: Namespace) -> int:
     """Print what runs there."""
     cluster = _cluster(given.name)
-    if not cluster.is_up():
-        print(f"{given.name}: no server runs" + (f" on {cluster.host}" if cluster.host else " on this machine"))
-        return DOWN
-    found = cluster.status()
+    with _server(cluster) as api:
+        if api is None:
+            print(f"{given.name}: no server runs" + (f" on {cluster.host}" if cluster.host else " on this machine"))
+            return DOWN
+        found = api.json("GET", "/v1/status")
     print(json.dumps(found, indent=2) if given.json else "\n".join(describe(given.name, found)))
     return 0
 
@@ -61,16 +65,18 @@ def describe(name: str, found: dict[str, Any]) -> list[str]:
 
 def logs(given: Namespace) -> int:
     """Print the env's log."""
-    cluster = _running(given.name)
     address = f"/v1/envs/{given.env}/log"
-    found = cluster.link.api.json("GET", f"{address}?lines={given.lines}")
-    while True:
-        sys.stdout.write(found["text"])
-        sys.stdout.flush()
-        if not given.follow:
-            return 0
-        time.sleep(FOLLOW_EVERY)
-        found = cluster.link.api.json("GET", f"{address}?from={found['end']}&file={found['file']}")
+    with _server(_cluster(given.name)) as api:
+        if api is None:
+            raise ServerError(f"no server runs on cluster {given.name!r}")
+        found = api.json("GET", f"{address}?lines={given.lines}")
+        while True:
+            sys.stdout.write(found["text"])
+            sys.stdout.flush()
+            if not given.follow:
+                return 0
+            time.sleep(FOLLOW_EVERY)
+            found = api.json("GET", f"{address}?from={found['end']}&file={found['file']}")
 
 
 def stop(given: Namespace) -> int:
@@ -95,11 +101,24 @@ def _cluster(name: str) -> Cluster:
     return Cluster.from_name(name)
 
 
-def _running(name: str) -> Cluster:
-    cluster = _cluster(name)
-    if not cluster.is_up():
-        raise ServerError(f"no server runs on cluster {name!r}")
-    return cluster
+@contextmanager
+def _server(cluster: Cluster) -> Iterator[Api | None]:
+    """The server there, of whatever version: looking at it changes nothing, and needs no upgrade."""
+    from runkit.client.api import Api  # noqa: PLC0415  (as the cluster)
+    from runkit.client.bootstrap import find_server  # noqa: PLC0415
+    from runkit.transport import make_transport  # noqa: PLC0415
+
+    with make_transport(cluster.host, cluster.ssh_port, cluster.ssh_creds or None) as transport:
+        info = find_server(transport, cluster.server_port)
+        if info is None:
+            yield None
+            return
+        port = info.port
+        api = Api(lambda: transport.connect(("127.0.0.1", port)), info.token)
+        try:
+            yield api
+        finally:
+            api.close()
 
 
 def _span(seconds: float) -> str:

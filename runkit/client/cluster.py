@@ -2,231 +2,38 @@
 
 from __future__ import annotations
 
-import atexit
 import html
-import os
 import threading
 import types
-import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runkit.client import bootstrap, config
-from runkit.client.envs import HERE, EnvLike
-from runkit.client.link import Link
-from runkit.client.progress import Progress
+from runkit.client import config
+from runkit.client.connected import Connected
+from runkit.client.envs import EnvLike
 from runkit.client.remote import RemoteObject, operate
-from runkit.client.request import Options, python_mismatch
-from runkit.client.roots import Location, Root, locate, root_at
-from runkit.client.session import Session
-from runkit.errors import RunkitError, UsageError
+from runkit.client.request import Options
+from runkit.client.roots import Location, locate
+from runkit.errors import UsageError
 from runkit.model.env import as_env
-from runkit.transport import Forward, Transport, make_transport
-from runkit.wire.names import DEFAULT_ENV, DEFAULT_PORT, check_name
+from runkit.model.mistakes import plainly
+from runkit.transport import Forward, make_transport
+from runkit.wire.names import DEFAULT_PORT, check_name
 
 _MISSING: Any = object()
-_open: weakref.WeakSet[Cluster] = weakref.WeakSet()
 
 
-@dataclass(frozen=True)
-class PlacedCode:
-    """Where code went: the env's name, and the roots that calls of it name."""
-
-    env: str
-    roots: list[dict[str, Any]]
-    lost_keys: tuple[str, ...] = ()
-
-
-class Cluster:
+class Cluster(Connected):
     """A machine that runs your code. Made by `rk.cluster`; `rk.here` is the one on this machine.
 
     Nothing is connected before it is needed. Leaving a `with` block, `disconnect()` and the end of this process leave
     everything over there as it is.
     """
 
-    def __init__(
-        self,
-        name: str,
-        host: str | None,
-        ssh_port: int | None = None,
-        ssh_creds: Mapping[str, str | None] | None = None,
-        server_port: int = DEFAULT_PORT,
-    ):
-        self.name = name
-        self.host = host
-        self.ssh_port = ssh_port
-        self.ssh_creds = dict(ssh_creds or {})
-        self._server_port = server_port
-        self._link: Link | None = None
-        self._lock = threading.RLock()
-        self._folders: dict[str, str] = {}
-        _open.add(self)
-
-    # -- connecting
-
-    @property
-    def server_port(self) -> int:
-        """The port of the server on the host, on its 127.0.0.1 only."""
-        return self._link.info.port if self._link is not None else self._server_port
-
-    @property
-    def link(self) -> Link:
-        """The connection, made now if there is none."""
-        link = self._link
-        if link is not None and link.alive:
-            return link
-        with self._lock:
-            if self._link is None or not self._link.alive:
-                if self._link is not None:
-                    self._link.close()
-                self._link = Link(self.name, self._transport(), self._server_port)
-            return self._link
-
-    def _transport(self) -> Transport:
-        transport = make_transport(self.host, self.ssh_port, self.ssh_creds or None)
-        transport.open()
-        return transport
-
-    def up_if_not(self) -> Cluster:
-        """Connect; install runkit on the host and start the server if need be. Every other method does it by itself too."""
-        self.link  # noqa: B018  (connecting is the effect)
-        return self
-
-    def is_up(self) -> bool:
-        """Whether the host can be reached and a server of runkit answers there. Starts nothing."""
-        if self._link is not None and self._link.alive and self._link.connection.connected:
-            return True
-        try:
-            transport = self._transport()
-            try:
-                return bootstrap.find_server(transport, self._server_port) is not None
-            finally:
-                transport.close()
-        except RunkitError:
-            return False
-
-    def status(self) -> dict[str, Any]:
-        """What runs there: version, host, Ray, clients, and each env with its process, objects and resources."""
-        return self.link.api.json("GET", "/v1/status")
-
-    def restart_server(self) -> dict[str, Any]:
-        """Start the server anew, with this client's runkit; envs and objects are kept where that is possible.
-
-        Returns:
-            `kept` and `lost`: names of envs; what was lost is printed as well.
-        """
-
-        with self._lock:
-            link = self.link
-            transport = link.transport
-            outcome = bootstrap.restart(transport, link.info)
-            self.disconnect()
-            self.up_if_not()
-        if outcome.get("lost"):
-            lost = ", ".join(outcome["lost"])
-            Progress(self.name)({"warning": f"these envs were started anew, without their objects: {lost}"})
-        return outcome
-
-    def stop_server(self) -> None:
-        """End the server, Ray and every env of this cluster. Nothing is started if nothing runs."""
-
-        with self._lock:
-            transport = (
-                self._link.transport if self._link is not None and self._link.transport.alive() else self._transport()
-            )
-            bootstrap.stop(transport, self.server_port)
-            if self._link is None:
-                transport.close()
-            self.disconnect()
-
-    def disconnect(self) -> None:
-        """Close the connection; what runs over there goes on."""
-        with self._lock:
-            link, self._link = self._link, None
-        if link is not None:
-            link.close()
-
-    def __enter__(self) -> Cluster:
-        return self.up_if_not()
-
-    def __exit__(self, *error: Any) -> None:
-        self.disconnect()
-
-    # -- envs and code
-
-    def send_env(self, env: EnvLike, force: bool = False) -> PlacedCode:
-        """Make an env on the cluster, or bring the one there up to date.
-
-        Args:
-            env: an Env, or a list of requirements that are added to the default env.
-            force: resolve and install anew even where nothing changed.
-
-        Returns:
-            `.env`, its name there, and `.lost_keys`, keys of objects that went with a replaced process.
-
-        Raises:
-            ResolutionFailed, InstallFailed, InterpreterNotFound: the env there is as it was.
-        """
-        return self.place(env, None, force=force)
-
-    def place(
-        self, env: EnvLike, location: Location | None, *, force: bool = False, by_value: str | None = None
-    ) -> PlacedCode:
-        """Sync code and send its env.
-
-        Args:
-            location: where the code is, of `locate`.
-            by_value: the name of code that travels by value and needs the same Python on both sides.
-        """
-        named = env if isinstance(env, str) and env != DEFAULT_ENV else None
-        wanted = as_env(None if isinstance(env, str) else env)
-        if by_value and wanted.python and ".".join(wanted.python.split(".")[:2]) != HERE:
-            raise python_mismatch(by_value, HERE, wanted.python, wanted.target)
-        code = location.root if location is not None else None
-        roots: list[Root] = []
-        working_dir = None
-        if wanted.working_dir is not None:
-            root = root_at(wanted.working_dir)
-            working_dir = root.id
-            roots.append(root)
-        roots += [root_at(folder) for folder in wanted.local_folders()]
-        for root in (*([code] if code else []), *roots):
-            self._folders[root.id] = str(root.path)
-        if named is not None:
-            return PlacedCode(named, self.link.sync_only(named, code))
-        deployed, synced = self.link.send(wanted, code, roots, working_dir, force)
-        return PlacedCode(deployed.name, synced, deployed.lost_keys)
-
-    def session(self, env: str) -> Session:
-        """The session with an env's worker."""
-        return self.link.session(env)
-
-    def replace_worker(self, env: str, generation: int | None, only_if_alone: bool, why: str) -> dict[str, Any]:
-        """Replace an env's process; `only_if_alone`: only when exactly one call runs in it.
-
-        Returns:
-            `replaced`, `lost` (the keys of the objects that went with it) and `worker`, the one that runs now.
-        """
-        body = {"generation": generation, "only_if_alone": only_if_alone, "why": why}
-        return self.link.api.json("POST", f"/v1/envs/{env}/restart", body)
-
-    def is_same(self, other: Cluster) -> bool:
-        """Whether the other one is connected to the same server."""
-        mine, its = (link and (link.info.token, link.info.pid) for link in (self._link, other._link))
-        return other is self or (mine is not None and mine == its)
-
-    def local_folders(self, roots_home: str) -> dict[str, str]:
-        """Mirrors over there and the folders here that they show."""
-        return {f"{roots_home}/{root}/tree": folder for root, folder in self._folders.items()}
-
-    def handle(self, env: str, key: str, type_name: str) -> RemoteObject:
-        """A proxy of an object over there."""
-        return RemoteObject(self, env, key, type_name)
-
     # -- commands
 
+    @plainly
     def run(
         self, commands: str | Sequence[str], env: EnvLike = None, stream_logs: bool = True, timeout: float | None = None
     ) -> list[tuple[int, str, str]]:
@@ -250,6 +57,7 @@ class Cluster:
             raise UsageError(f"commands are strings, not {listed!r}")
         return self._run(listed, env, stream_logs, timeout, python=False)
 
+    @plainly
     def run_python(
         self, commands: str | Sequence[str], env: EnvLike = None, stream_logs: bool = True, timeout: float | None = None
     ) -> list[tuple[int, str, str]]:
@@ -275,6 +83,7 @@ class Cluster:
 
     # -- the object store
 
+    @plainly
     def put(self, key: str, obj: Any, env: EnvLike = None, roots: list[dict[str, Any]] | None = None) -> None:
         """Store an object under a key, in an env's memory; it replaces what the key held, in whichever env.
 
@@ -291,6 +100,7 @@ class Cluster:
             target = env if isinstance(env, str) else as_env(env).target
         operate(self, target, "put", {"key": key, "roots": roots}, obj, send=True, label=f"the value of {key!r}")
 
+    @plainly
     def get(self, key: str, default: Any = _MISSING, remote: bool = False) -> Any:
         """A copy of the object under a key; or a proxy of it.
 
@@ -311,6 +121,7 @@ class Cluster:
             raise KeyError(key)
         return default
 
+    @plainly
     def keys(self, env: EnvLike = None) -> list[str]:
         """The keys of the cluster's objects, or of one env's."""
         found = self.link.api.json("GET", "/v1/keys")["keys"]
@@ -319,6 +130,7 @@ class Cluster:
         name = env if isinstance(env, str) else as_env(env).target
         return sorted(key for key, owner in found.items() if owner == name)
 
+    @plainly
     def delete(self, keys: str | Sequence[str]) -> list[str]:
         """Remove objects; keys that are not there are passed over. Gives the ones removed."""
         wanted = [keys] if isinstance(keys, str) else list(keys)
@@ -329,6 +141,7 @@ class Cluster:
             gone += operate(self, env, "delete", {"keys": mine})
         return gone
 
+    @plainly
     def rename(self, old: str, new: str) -> None:
         """Give an object another key.
 
@@ -341,12 +154,14 @@ class Cluster:
             raise KeyError(old)
         operate(self, env, "rename", {"old": old, "new": new})
 
+    @plainly
     def clear(self) -> list[str]:
         """Remove every object of every env; gives their keys."""
         return self.delete(self.keys())
 
     # -- files, shells, ports
 
+    @plainly
     def rsync(self, source: str | Path, dest: str | Path, up: bool = True, delete: bool = False) -> None:
         """Copy files, with rsync's meaning of a trailing slash.
 
@@ -357,10 +172,12 @@ class Cluster:
         """
         self.link.transport.rsync(str(source), str(dest), up=up, delete=delete)
 
+    @plainly
     def ssh(self, command: str | None = None) -> int:
         """Open a shell on the host in this terminal, or run one command there; gives its exit status."""
         return self.link.transport.shell(command)
 
+    @plainly
     def forward(self, port: int, local_port: int = 0) -> Forward:
         """Bring a port of the host's 127.0.0.1 here, to this machine's 127.0.0.1.
 
@@ -375,6 +192,7 @@ class Cluster:
 
     # -- keeping
 
+    @plainly
     def save(self) -> Cluster:
         """Keep how it is reached under its name: `rk.cluster(name)` finds it again."""
         settings = {
@@ -430,6 +248,7 @@ class Cluster:
         return "connected" if link.connection.connected else "connection broken"
 
 
+@plainly
 def cluster(
     name: str,
     host: str | None = None,
@@ -495,19 +314,3 @@ def as_cluster(given: Any) -> Cluster:
     if isinstance(given, str):
         return Cluster.from_name(given)
     raise UsageError(f"a cluster is needed (see rk.cluster), not {type(given).__name__}: {given!r}")
-
-
-@atexit.register
-def _disconnect_all() -> None:
-    for one in list(_open):
-        one.disconnect()
-
-
-def _forget_all() -> None:
-    """In a forked child: the connections are the parent's; this process makes its own when it needs one."""
-    for one in list(_open):
-        one._link = None
-        one._lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_forget_all)

@@ -22,6 +22,7 @@ from runkit.client.roots import Location, importable, locate
 from runkit.client.session import Target
 from runkit.errors import EnvNotFound, UsageError
 from runkit.model.env import as_env
+from runkit.model.mistakes import plainly
 from runkit.wire import codec, handles
 from runkit.wire.kinds import kind_of
 from runkit.wire.names import check_name
@@ -55,6 +56,7 @@ class Function:
         """The name of the env it runs in over there, or None before `.to`."""
         return self._invoker.env if self._invoker is not None else None
 
+    @plainly
     def to(
         self, cluster: Cluster, env: EnvLike = None, name: str | None = None, force_install: bool = False
     ) -> Function:
@@ -95,6 +97,7 @@ class Function:
             cluster.put(name, self._fn, env=placed.env, roots=placed.roots)
         return bound
 
+    @plainly
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._invoker is None:
             return self._fn(*args, **kwargs)
@@ -107,6 +110,7 @@ class Function:
         """Run it here, in this process."""
         return self._fn(*args, **kwargs)
 
+    @plainly
     def submit(self, *args: Any, **kwargs: Any) -> Call:
         """Start a call and go on.
 
@@ -115,6 +119,7 @@ class Function:
         """
         return self._bound().submit(*args, **kwargs)
 
+    @plainly
     def map(self, *iterables: Iterable[Any]) -> Iterator[Any]:
         """Call it with each item (of several iterables: with one of each); calls run in parallel.
 
@@ -123,10 +128,12 @@ class Function:
         """
         return self._bound().map(*iterables)
 
+    @plainly
     def starmap(self, arguments: Iterable[Iterable[Any]]) -> Iterator[Any]:
         """Like `map`, with a tuple of arguments for each call."""
         return self._bound().starmap(arguments)
 
+    @plainly
     def options(self, **given: Any) -> Function:
         """The same function with other options.
 
@@ -167,6 +174,7 @@ class Function:
         return f"<code>{html.escape(repr(self)[1:-1])}</code>"
 
 
+@plainly
 def function(fn: Callable[..., Any], name: str | None = None, env: EnvLike = None) -> Function:
     """Wrap a function so that it can be sent to a cluster.
 

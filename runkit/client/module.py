@@ -14,6 +14,7 @@ from runkit.client.request import Options
 from runkit.client.session import Target
 from runkit.errors import UsageError
 from runkit.model.env import as_env
+from runkit.model.mistakes import plainly
 from runkit.wire import handles
 from runkit.wire.kinds import methods
 from runkit.wire.names import check_name
@@ -31,6 +32,7 @@ class Module:
         self.__doc__ = cls.__doc__
         self.__wrapped__ = cls
 
+    @plainly
     def to(self, cluster: Cluster, env: EnvLike = None, force_install: bool = False) -> Module:
         """Make the class ready on a cluster; arguments as for `Function.to`."""
         cluster = as_cluster(cluster)
@@ -43,6 +45,7 @@ class Module:
         bound._invoker = Invoker(cluster, placed.env, self.name, target, "call", Options(), python)
         return bound
 
+    @plainly
     def __call__(self, *args: Any, name: str | None = None, **kwargs: Any) -> Any:
         """Construct an instance in the env's object store.
 
@@ -56,6 +59,7 @@ class Module:
         kind = f"{self._cls.__module__}.{self._cls.__qualname__}"
         return RemoteObject(self._cluster, made.env, key, kind, methods(self._cls))  # type: ignore[arg-type]  # bound: has one
 
+    @plainly
     def get_or_to(self, cluster: Cluster, env: EnvLike = None, name: str | None = None) -> Any:
         """The object `name` if the cluster has it; otherwise the class is sent and an instance made without arguments.
 
@@ -78,6 +82,7 @@ class Module:
         return f"<Module {self.name} on {self._invoker.caller.name!r}, env {self._invoker.env!r}>"
 
 
+@plainly
 def module(cls: type, env: EnvLike = None) -> Module:
     """Wrap a class so that its instances can live on a cluster.
 

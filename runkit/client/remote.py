@@ -10,10 +10,11 @@ from runkit.client.invoke import Invoker, destination, sending_to
 from runkit.client.request import SILENT, Options, Request
 from runkit.client.session import Target
 from runkit.errors import UsageError
+from runkit.model.mistakes import plainly
 from runkit.wire import codec, handles
 
 if TYPE_CHECKING:
-    from runkit.client.cluster import Cluster
+    from runkit.client.connected import Connected
 
 _OWN = frozenset({"fetch", "remote", "key", "env", "cluster"})
 _OF_CALLABLES = frozenset({"submit", "map", "starmap", "options"})
@@ -29,7 +30,7 @@ class RemoteObject:
     """
 
     def __init__(
-        self, cluster: Cluster, env: str, key: str, type_name: str = "", methods: dict[str, str] | None = None
+        self, cluster: Connected, env: str, key: str, type_name: str = "", methods: dict[str, str] | None = None
     ):
         state = {"cluster": cluster, "env": env, "key": key, "type": type_name, "methods": methods}
         object.__setattr__(self, "_runkit", state)
@@ -98,7 +99,7 @@ def known_methods(proxy: RemoteObject) -> dict[str, str]:
 
 
 def operate(
-    cluster: Cluster, env: str, operation: str, meta: dict[str, Any], value: Any = None, *, send: bool = False, label: str = "",
+    cluster: Connected, env: str, operation: str, meta: dict[str, Any], value: Any = None, *, send: bool = False, label: str = "",
     options: Options = SILENT,
 ) -> Any:  # fmt: skip
     """Run a built-in operation of an env's worker; `value` goes along if `send`."""
@@ -109,6 +110,7 @@ def operate(
     return run(Request(cluster, env, label or operation, parts, options, {**options.meta(), **meta}, None, operation))
 
 
+@plainly
 def fetch(proxy: Any) -> Any:
     """A copy of a remote object, here.
 
@@ -141,21 +143,26 @@ class RemoteMethod:
         label = (state["type"] or state["key"]).rpartition(".")[2] + (f".{name}" if name != "__call__" else "")
         return cls(Invoker(state["cluster"], state["env"], label, target, kind))
 
+    @plainly
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._invoker(*args, **kwargs)
 
+    @plainly
     def options(self, **given: Any) -> RemoteMethod:
         """See `Function.options`."""
         return RemoteMethod(self._invoker.with_options(**given))
 
+    @plainly
     def submit(self, *args: Any, **kwargs: Any) -> Any:
         """Start a call; gives a `Call`."""
         return self._invoker.submit(*args, **kwargs)
 
+    @plainly
     def map(self, *iterables: Any) -> Any:
         """See `Function.map`."""
         return self._invoker.map(*iterables)
 
+    @plainly
     def starmap(self, arguments: Any) -> Any:
         """See `Function.starmap`."""
         return self._invoker.starmap(arguments)
@@ -170,6 +177,7 @@ class RemoteAttributes:
     def __init__(self, proxy: RemoteObject):
         object.__setattr__(self, "_proxy", proxy)
 
+    @plainly
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -182,6 +190,7 @@ class RemoteAttributes:
             label=f"attribute {name!r} of {state['key']!r}",
         )
 
+    @plainly
     def __setattr__(self, name: str, value: Any) -> None:
         state = self._proxy._runkit
         meta = {"key": state["key"], "attr": name}

@@ -13,6 +13,7 @@ from typing import Any
 from runkit.errors import UsageError
 from runkit.model import requirements
 from runkit.model.dotenv import read_dotenv
+from runkit.model.mistakes import plainly
 from runkit.model.package import Package, anchored
 from runkit.model.requirements import Requirements
 from runkit.model.resources import check_compute
@@ -75,6 +76,7 @@ class Env:
         """Absolute paths of the local folders among the requirements: to be synced and importable."""
         return list(self.requirements().folders)
 
+    @plainly
     def to(self, cluster: Any, force: bool = False) -> Any:
         """Make this env on a cluster, or bring the one there up to date. See `Cluster.send_env`, which does it.
 
@@ -113,6 +115,7 @@ class Env:
         return [(name, repr(value)) for name, value in parts if value or value is False or name == "name"]
 
 
+@plainly
 def env(
     name: str | None = None,
     reqs: Sequence[str | Package] | None = None,

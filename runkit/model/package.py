@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from runkit.errors import UsageError
+from runkit.model.mistakes import plainly
 
 DISTRIBUTIONS = (".whl", ".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tar.xz")
 """Endings of files that are a wheel or a source distribution."""
@@ -37,6 +38,7 @@ class Package:
     base: str = "."
 
     @classmethod
+    @plainly
     def from_string(cls, text: str, base: str | Path | None = None) -> Package:
         """Read one entry of `reqs`.
 

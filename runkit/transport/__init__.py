@@ -47,7 +47,7 @@ def make_transport(
         return Local()
     if not host or host.startswith("-") or any(character.isspace() for character in host):
         raise UsageError(f"{host!r} is not the name of a host")
-    if ssh_port is not None and not 0 < ssh_port < 65536:
+    if ssh_port is not None and not (isinstance(ssh_port, int) and 0 < ssh_port < 65536):
         raise UsageError(f"{ssh_port!r} is not a port")
     credentials = Credentials.read(ssh_creds)
     tell = notify or (lambda text: print(f"runkit: {text}", file=sys.stderr))  # noqa: T201

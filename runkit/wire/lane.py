@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     Writer = Callable[[bytes], Any]
+    Free = Callable[[], bool]
 
 ACK_EVERY = 64
 MOST_INLINE = 1024 * 1024
@@ -28,6 +29,9 @@ MOST_INLINE = 1024 * 1024
 MIDDLING = 16 * 1024
 CORKED_FRAMES = 32
 """So many frames wait at the most for a common write."""
+
+CORKED_BYTES = 2048
+"""Larger frames (bytes) do not wait: what waits has to fit into a socket's buffer."""
 
 KEPT_LOG_BYTES = 64 * 1024 * 1024
 """How much output is kept for a client that is cut off; what is printed beyond it is dropped, and said so."""
@@ -46,6 +50,7 @@ class Lane:
         self._want_bulk = want_bulk
         self._lock = threading.Lock()
         self._write: Writer | None = None
+        self._free: Free = lambda: True
         self._sent = 0
         self._received = 0
         self._acked = 0  # what we last told the other side we have
@@ -97,9 +102,9 @@ class Lane:
                 self._dropped += sum(map(len, parts))
                 return
             data = self._number(kind, call, meta, parts, flags)
-            if later and self._write is not None and len(self._corked) < CORKED_FRAMES:
+            if later and self._write is not None and len(data) < CORKED_BYTES and len(self._corked) < CORKED_FRAMES:
                 if not self._corked:
-                    pulse.ask(self.flush)
+                    pulse.ask(self._flush_if_free)
                 self._corked.append(data)
             else:
                 self._out(data)
@@ -151,13 +156,25 @@ class Lane:
         if self._want_bulk is not None:
             self._want_bulk()
 
-    def flush(self) -> bool:
+    def flush(self) -> None:
         """Write what waits."""
         if self._corked:
             with self._lock:
                 if self._corked:
                     self._out(b"")
-        return False
+
+    def _flush_if_free(self) -> bool:
+        """The same at a heartbeat, which serves every lane and must not wait for a slow one; True: try again."""
+        if not self._corked:
+            return False
+        if not self._lock.acquire(blocking=False):
+            return True
+        try:
+            if self._corked and self._free():
+                self._out(b"")
+            return bool(self._corked)
+        finally:
+            self._lock.release()
 
     def _out(self, data: bytes) -> None:
         if self._corked:
@@ -174,12 +191,17 @@ class Lane:
 
     # -- connections
 
-    def attach(self, write: Writer, peer_received: int, greeting: bytes = b"") -> None:
-        """A new connection carries the lane: `greeting` goes first, then what the other side has not seen."""
+    def attach(self, write: Writer, peer_received: int, greeting: bytes = b"", free: Free = lambda: True) -> None:
+        """A new connection carries the lane: `greeting` goes first, then what the other side has not seen.
+
+        Args:
+            free: whether a small write would not have to wait now.
+        """
         with self._lock:
             self._forget(peer_received)
             self._corked.clear()
             self._write = write
+            self._free = free
             for data in ([greeting] if greeting else []) + [data for _, data in self._kept]:
                 self._out(data)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -107,3 +108,10 @@ def spawn(name: str, target: Callable[..., Any], *args: Any) -> threading.Thread
     thread = threading.Thread(target=target, args=args, name=f"runkit-{name}", daemon=True)
     thread.start()
     return thread
+
+
+def writable(sock: socket.socket) -> bool:
+    """Whether the socket takes some 64 KiB now without waiting."""
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    return bool(poll.poll(0))

@@ -86,16 +86,22 @@ class Code:
             self._always = as_roots(always)
             self.working_dir = working_dir
             self._base += [path for path in added if path not in self._base]
-            asked, self._asked, self._active = self._asked, None, ()
-            self.activate(asked or ())
+            asked, self._asked = self._asked, None
+            wanted = self._with_always(asked or ())
+            self._enter(wanted, self._versions_of(wanted))
+            self._asked = asked
+
+    def _with_always(self, roots: Sequence[Root]) -> tuple[Root, ...]:
+        """These roots, and the env's own behind them."""
+        named = {root for root, _ in roots}
+        return (*roots, *(root for root in self._always if root[0] not in named))
 
     def activate(self, roots: Sequence[Root]) -> None:
         """Put these roots, and the env's own behind them, in place, as they were synced last."""
         if roots is self._asked and self._versions_of(self._active) == self._versions:
             return
         with self._lock:
-            named = {root for root, _ in roots}
-            wanted = (*roots, *(root for root in self._always if root[0] not in named))
+            wanted = self._with_always(roots)
             versions = self._versions_of(wanted)
             if wanted != self._active or versions != self._versions:
                 self._asked = None  # whoever looks without the lock sees that something changes

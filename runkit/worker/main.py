@@ -165,7 +165,7 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    faulthandler.enable(file=2)  # a segfault leaves its Python stack in the last lines
+    faulthandler.enable(file=2, all_threads=False)  # a segfault leaves its Python stack in the last lines
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # Ray's threads block signals, and children inherit that
     if config.get("vendor"):

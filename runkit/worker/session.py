@@ -9,7 +9,7 @@ import time
 from runkit.wire import frames
 from runkit.wire.frames import Frame
 from runkit.wire.lane import Lane
-from runkit.wire.streams import hang_up, read_blob, read_frames
+from runkit.wire.streams import hang_up, read_blob, read_frames, writable
 from runkit.worker.task import Task
 
 TYPE_CHECKING = False
@@ -70,7 +70,8 @@ class Session:
         if before is not None:  # a write may be stuck in it
             hang_up(before)
         self.left_at = None
-        self.lane.attach(sock.sendall, received, frames.encode(frames.WELCOME, meta=said))
+        welcome = frames.encode(frames.WELCOME, meta=said)
+        self.lane.attach(sock.sendall, received, welcome, lambda: writable(sock))
         dropped = self.lane.take_dropped()
         if dropped:
             note = f"[runkit: {dropped} bytes of output were dropped while the connection was down]\n"

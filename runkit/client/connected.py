@@ -1,0 +1,245 @@
+"""How a cluster is reached: the connection and the server's life, envs and code on their way there."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from runkit.client import bootstrap
+from runkit.client.envs import HERE, EnvLike
+from runkit.client.link import Link
+from runkit.client.progress import Progress
+from runkit.client.remote import RemoteObject
+from runkit.client.request import python_mismatch
+from runkit.client.roots import Location, Root, root_at
+from runkit.client.session import Session
+from runkit.errors import RunkitError
+from runkit.model.env import as_env
+from runkit.model.mistakes import plainly
+from runkit.transport import Transport, make_transport
+from runkit.wire.names import DEFAULT_ENV, DEFAULT_PORT, check_name
+
+_Self = TypeVar("_Self", bound="Connected")
+_open: weakref.WeakSet[Connected] = weakref.WeakSet()
+
+
+@dataclass(frozen=True)
+class PlacedCode:
+    """Where code went: the env's name, and the roots that calls of it name."""
+
+    env: str
+    roots: list[dict[str, Any]]
+    lost_keys: tuple[str, ...] = ()
+
+
+class Connected:
+    """The host of a cluster and runkit's server on it."""
+
+    def __init__(
+        self,
+        name: str,
+        host: str | None,
+        ssh_port: int | None = None,
+        ssh_creds: Mapping[str, str | None] | None = None,
+        server_port: int = DEFAULT_PORT,
+    ):
+        self.name = name
+        self.host = host
+        self.ssh_port = ssh_port
+        self.ssh_creds = dict(ssh_creds or {})
+        self._server_port = server_port
+        self._link: Link | None = None
+        self._lock = threading.RLock()
+        self._folders: dict[str, str] = {}
+        _open.add(self)
+
+    # -- connecting
+
+    @property
+    def server_port(self) -> int:
+        """The port of the server on the host, on its 127.0.0.1 only."""
+        return self._link.info.port if self._link is not None else self._server_port
+
+    @property
+    def link(self) -> Link:
+        """The connection, made now if there is none."""
+        link = self._link
+        if link is not None and link.alive:
+            return link
+        with self._lock:
+            if self._link is None or not self._link.alive:
+                if self._link is not None:
+                    self._link.close()
+                self._link = Link(self.name, self._transport(), self._server_port)
+            return self._link
+
+    def _transport(self) -> Transport:
+        transport = make_transport(self.host, self.ssh_port, self.ssh_creds or None)
+        transport.open()
+        return transport
+
+    @plainly
+    def up_if_not(self: _Self) -> _Self:
+        """Connect; install runkit on the host and start the server if need be. Every other method does it by itself too."""
+        self.link  # noqa: B018  (connecting is the effect)
+        return self
+
+    @plainly
+    def is_up(self) -> bool:
+        """Whether the host can be reached and a server of runkit answers there. Starts nothing."""
+        if self._link is not None and self._link.alive and self._link.connection.connected:
+            return True
+        try:
+            transport = self._transport()
+            try:
+                return bootstrap.find_server(transport, self._server_port) is not None
+            finally:
+                transport.close()
+        except RunkitError:
+            return False
+
+    @plainly
+    def status(self) -> dict[str, Any]:
+        """What runs there: version, host, Ray, clients, and each env with its process, objects and resources."""
+        return self.link.api.json("GET", "/v1/status")
+
+    @plainly
+    def restart_server(self) -> dict[str, Any]:
+        """Start the server anew, with this client's runkit; envs and objects are kept where that is possible.
+
+        Returns:
+            `kept` and `lost`: names of envs; what was lost is printed as well.
+        """
+
+        with self._lock:
+            link = self.link
+            transport = link.transport
+            outcome = bootstrap.restart(transport, link.info)
+            self.disconnect()
+            self.up_if_not()
+        if outcome.get("lost"):
+            lost = ", ".join(outcome["lost"])
+            Progress(self.name)({"warning": f"these envs were started anew, without their objects: {lost}"})
+        return outcome
+
+    @plainly
+    def stop_server(self) -> None:
+        """End the server, Ray and every env of this cluster. Nothing is started if nothing runs."""
+
+        with self._lock:
+            transport = (
+                self._link.transport if self._link is not None and self._link.transport.alive() else self._transport()
+            )
+            bootstrap.stop(transport, self.server_port)
+            if self._link is None:
+                transport.close()
+            self.disconnect()
+
+    def disconnect(self) -> None:
+        """Close the connection; what runs over there goes on."""
+        with self._lock:
+            link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    @plainly
+    def __enter__(self: _Self) -> _Self:
+        return self.up_if_not()
+
+    def __exit__(self, *error: Any) -> None:
+        self.disconnect()
+
+    # -- envs and code
+
+    @plainly
+    def send_env(self, env: EnvLike, force: bool = False) -> PlacedCode:
+        """Make an env on the cluster, or bring the one there up to date.
+
+        Args:
+            env: an Env, or a list of requirements that are added to the default env.
+            force: resolve and install anew even where nothing changed.
+
+        Returns:
+            `.env`, its name there, and `.lost_keys`, keys of objects that went with a replaced process.
+
+        Raises:
+            ResolutionFailed, InstallFailed, InterpreterNotFound: the env there is as it was.
+        """
+        return self.place(env, None, force=force)
+
+    def place(
+        self, env: EnvLike, location: Location | None, *, force: bool = False, by_value: str | None = None
+    ) -> PlacedCode:
+        """Sync code and send its env.
+
+        Args:
+            location: where the code is, of `locate`.
+            by_value: the name of code that travels by value and needs the same Python on both sides.
+        """
+        named = env if isinstance(env, str) and env != DEFAULT_ENV else None
+        if named is not None:
+            check_name("env", named)
+        wanted = as_env(None if isinstance(env, str) else env)
+        if by_value and wanted.python and ".".join(wanted.python.split(".")[:2]) != HERE:
+            raise python_mismatch(by_value, HERE, wanted.python, wanted.target)
+        code = location.root if location is not None else None
+        roots: list[Root] = []
+        working_dir = None
+        if wanted.working_dir is not None:
+            root = root_at(wanted.working_dir)
+            working_dir = root.id
+            roots.append(root)
+        roots += [root_at(folder) for folder in wanted.local_folders()]
+        for root in (*([code] if code else []), *roots):
+            self._folders[root.id] = str(root.path)
+        if named is not None:
+            return PlacedCode(named, self.link.sync_only(named, code))
+        deployed, synced = self.link.send(wanted, code, roots, working_dir, force)
+        return PlacedCode(deployed.name, synced, deployed.lost_keys)
+
+    def session(self, env: str) -> Session:
+        """The session with an env's worker."""
+        return self.link.session(env)
+
+    def replace_worker(self, env: str, generation: int | None, only_if_alone: bool, why: str) -> dict[str, Any]:
+        """Replace an env's process; `only_if_alone`: only when exactly one call runs in it.
+
+        Returns:
+            `replaced`, `lost` (the keys of the objects that went with it) and `worker`, the one that runs now.
+        """
+        body = {"generation": generation, "only_if_alone": only_if_alone, "why": why}
+        return self.link.api.json("POST", f"/v1/envs/{env}/restart", body)
+
+    def is_same(self, other: Connected) -> bool:
+        """Whether the other one is connected to the same server."""
+        mine, its = (link and (link.info.token, link.info.pid) for link in (self._link, other._link))
+        return other is self or (mine is not None and mine == its)
+
+    def local_folders(self, roots_home: str) -> dict[str, str]:
+        """Mirrors over there and the folders here that they show."""
+        return {f"{roots_home}/{root}/tree": folder for root, folder in self._folders.items()}
+
+    def handle(self, env: str, key: str, type_name: str) -> RemoteObject:
+        """A proxy of an object over there."""
+        return RemoteObject(self, env, key, type_name)
+
+
+@atexit.register
+def _disconnect_all() -> None:
+    for one in list(_open):
+        one.disconnect()
+
+
+def _forget_all() -> None:
+    """In a forked child: the connections are the parent's; this process makes its own when it needs one."""
+    for one in list(_open):
+        one._link = None
+        one._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forget_all)
