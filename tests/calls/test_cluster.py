@@ -188,7 +188,7 @@ def test_two_servers_on_one_host(second: rk.Cluster, cluster: rk.Cluster) -> Non
     cluster.put("k", "first")
     assert (second.get("k"), cluster.get("k")) == ("second", "first")
     assert rk.function(jobs.pid).to(second)() != rk.function(jobs.pid).to(cluster)()
-    cluster.clear()
+    assert cluster.clear() == second.clear() == ["k"]
 
 
 def test_restart_keeps_what_it_can(second: rk.Cluster, capsys: pytest.CaptureFixture[str]) -> None:

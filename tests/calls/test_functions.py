@@ -27,7 +27,9 @@ def test_arguments_and_results(cluster: rk.Cluster) -> None:
     assert rk.function(jobs.add)(1, 1) == 2
 
 
-@pytest.mark.parametrize("value", [None, 0, "", {}, b"\0" * 300_000, OrderedDict(a=1), {"k": [1, {2, 3}]}, 1 << 200, "ü" * 1000])
+@pytest.mark.parametrize(
+    "value", [None, 0, "", {}, b"\0" * 300_000, OrderedDict(a=1), {"k": [1, {2, 3}]}, 1 << 200, "ü" * 1000]
+)
 def test_values_come_back(cluster: rk.Cluster, value: object) -> None:
     back = rk.function(jobs.echo).to(cluster)(value)
     assert back == value
