@@ -81,6 +81,7 @@ class Call(concurrent.futures.Future[Any]):
         self._timer: threading.Timer | None = None
         self._why = ""
         self._how = ""
+        self._replacing = False
         self._came_in_time = False
         self._settling = threading.Lock()
         self._printer = Printer()
@@ -143,6 +144,8 @@ class Call(concurrent.futures.Future[Any]):
         self._end()
         if self._why:
             self._came_in_time = True
+            if self._replacing:  # by `_stop`, which can tell more
+                return
             self._finish_stopped(self._how or f"its work ended: {error}")
         elif isinstance(error, RETRIED) and self._attempts < self._request.options.retries:
             self._attempts += 1
@@ -182,7 +185,7 @@ class Call(concurrent.futures.Future[Any]):
                 ),
             )
             return
-        if "could not" in how or "replaced" in how:
+        if how and ("could not" in how or "replaced" in how):
             warnings.warn(f"{self._request.label} was cancelled; {how}", RuntimeWarning, stacklevel=2)
         with self._settling:
             if not self.done():
@@ -221,17 +224,29 @@ class Call(concurrent.futures.Future[Any]):
             self._finish_stopped("it was not running")
             return True
         if force:
-            self._request.caller.replace_worker(self._request.env, session.generation, False, "cancel(force=True)")
-        else:
-            session.stop(self._number, why)
+            return self._force(session)
+        session.stop(self._number, why)
         if threading.current_thread() is finisher.thread:  # from a done-callback: the answer can only come later
             return True
         if not self._settles(GRACE):
+            self._replacing = True
             how = replace_worker(self._request, session)
-            if not self._settles(GRACE if "replaced" in how else 0.1):
-                self._end()
+            if not self.done():
                 self._came_in_time = True
+                self._end()
                 self._finish_stopped(how)
+        return self._came_in_time
+
+    def _force(self, session: Session) -> bool:
+        self._replacing = True
+        try:
+            self._request.caller.replace_worker(self._request.env, session.generation, False, "cancel(force=True)")
+        finally:
+            self._replacing = False
+        if not self.done():
+            self._came_in_time = True
+            self._end()
+            self._finish_stopped("")
         return self._came_in_time
 
     def _settles(self, seconds: float) -> bool:

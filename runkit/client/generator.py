@@ -54,7 +54,9 @@ class Items:
         """Close the generator over there; its `finally` blocks run."""
         if not self.ended:
             self.finish()
-            self.waiting.frames.put(CallError(f"{self.request.label} was closed"))  # for a thread that waits for an item
+            self.waiting.frames.put(
+                CallError(f"{self.request.label} was closed")
+            )  # for a thread that waits for an item
             if self.waiting.session is not None:
                 self.waiting.session.stop(self.waiting.number, why)
 

@@ -106,7 +106,9 @@ class Request:
                 sent = session.operate(number, self.operation, self.meta, self.parts)
             if sent:
                 return
-        raise ConnectionLost(f"the process of env {self.env!r} was replaced each time as {self.label} was sent; it did not run")
+        raise ConnectionLost(
+            f"the process of env {self.env!r} was replaced each time as {self.label} was sent; it did not run"
+        )
 
     def value(self, session: Session, number: int, frame: frames.Frame) -> Any:
         """The result in a frame, or its exception raised."""

@@ -23,7 +23,7 @@ from runkit.servlet.processes import MARK, ProcessId, end, marked, memory
 READY_SECONDS = 60.0
 """How long a worker may take from its start until it listens."""
 
-TAIL_LINES = 20
+TAIL_LINES = 40
 _TAIL_BYTES = 32 * 1024
 
 # What the server's side set for itself, or Ray for its own workers: none of it is the business of a user's code.

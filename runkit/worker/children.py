@@ -84,45 +84,56 @@ def watch_threads() -> None:
     threading.Thread.start = start  # type: ignore[method-assign]
 
 
-def of_call(task: Task, alone: bool, others: set[int]) -> list[int]:
-    """The processes that `task` started and their descendants, youngest generation last.
+def of_call(task: Task, alone: bool, others: set[int]) -> dict[int, int]:
+    """The processes that `task` started and their descendants, each with the time of its start (ticks since boot).
 
     Args:
         alone: no other call runs, so every child of this process that is younger than the call is its own.
         others: pids known to belong to other calls.
     """
     if not task.started:  # it has not begun to run
-        return []
+        return {}
     parents: dict[int, int] = {}
-    born: dict[int, float] = {}
-    boot = time.time() - _uptime()
+    born: dict[int, int] = {}
     for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    fields = file.read().rpartition(b")")[2].split()
-            except OSError:  # it has just ended
-                continue
-            parents[int(name)] = int(fields[1])
-            born[int(name)] = boot + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        fields = _stat(name) if name.isdigit() else None
+        if fields is not None:
+            parents[int(name)], born[int(name)] = int(fields[1]), int(fields[19])
     me = os.getpid()
     found = [pid for pid in task.pids if parents.get(pid) == me]
     if alone:
+        since = (task.started - 0.05 - (time.time() - _uptime())) * os.sysconf("SC_CLK_TCK")
         found += [
             pid for pid, parent in parents.items()
-            if parent == me and born[pid] >= task.started - 0.05 and pid not in others and pid not in found
+            if parent == me and born[pid] >= since and pid not in others and pid not in found
         ]  # fmt: skip
     for pid in found:  # grows while it is walked: children of children follow
         found += [child for child, parent in parents.items() if parent == pid and child not in found]
-    return found
+    return {pid: born[pid] for pid in found}
 
 
-def signal_all(pids: list[int], number: int) -> None:
-    for pid in reversed(pids):
+def signal_all(family: dict[int, int], number: int) -> bool:
+    """Signal those of the processes that still run, the youngest generation first. False if there are none."""
+    left = False
+    for pid, born in reversed(list(family.items())):
+        fields = _stat(str(pid))
+        if fields is None or fields[0] == b"Z" or int(fields[19]) != born:
+            continue
+        left = True
         try:
             os.kill(pid, number)
-        except OSError:
+        except OSError:  # it has just ended, or belongs to another user
             pass
+    return left
+
+
+def _stat(pid: str) -> list[bytes] | None:
+    """What /proc/PID/stat says behind the name: state, parent, …; None if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
 
 
 def _uptime() -> float:

@@ -79,14 +79,22 @@ class Executor:
     def _dispatch(self, task: Task) -> None:
         with self._lock:
             self.running[task.number] = task
-            struct.pack_into("<Q", self._state, 0, len(self.running))
+            self._note()
         self._threads.submit(task)
+
+    def _note(self) -> None:
+        struct.pack_into("<Q", self._state, 0, len(self.running))
 
     def sole(self) -> Task | None:
         """The call that runs alone, or None."""
         with self._lock:
-            live = [task for task in self.running.values() if not task.finished]
-            return live[0] if len(live) == 1 else None
+            return next(iter(self.running.values())) if len(self.running) == 1 else None
+
+    def disown(self, task: Task) -> None:
+        """Count a call no more that could not be stopped: nobody waits for it, and it must not keep others from being stopped."""
+        with self._lock:
+            self.running.pop(task.number, None)
+            self._note()
 
     def unqueue(self, task: Task) -> bool:
         """Take back a task that waits for its turn or for a thread; False if it has begun."""
@@ -108,8 +116,10 @@ class Executor:
 
     def _on_sigint(self, number: int, frame: Any) -> None:
         task = self._main_task
-        if task is not None and task.cancelled and task.interruptible:
-            raise Interrupted
+        if task is not None and task.cancelled:
+            if task.interruptible:
+                raise Interrupted
+            task.missed = True
 
     # -- one call
 
@@ -232,7 +242,7 @@ class Executor:
         following = None
         with self._lock:
             self.running.pop(task.number, None)
-            struct.pack_into("<Q", self._state, 0, len(self.running))
+            self._note()
             gate = task.gate
             if gate is not None:
                 if gate.waiting:

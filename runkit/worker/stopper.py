@@ -56,13 +56,16 @@ class Stopper:
     def _insist(self, task: Task, why: str) -> None:
         if why == "abandoned" and task.wait(PATIENCE):  # a generator that comes to its next item is closed there
             return
+        family: dict[int, int] = {}  # also those whose parent ends meanwhile, and who are nobody's children then
         for step in STEPS:
+            family.update(self._children(task))
+            sending = task.sending
             self._interrupt(task, again=step is not STEPS[0])
-            children.signal_all(self._children(task), step)
+            children.signal_all(family, step)
             if task.wait(PATIENCE):
-                self._sweep(task)
+                self._sweep(task, family)
                 return
-            if task.sending or task.ending:  # it waits for the client to take what it gives, and ends behind that
+            if task.ending or (sending and task.sending == sending):  # it waits for the client to take what it gives
                 task.give_up({"stopped": True})
                 return
             if why == "abandoned":  # nobody waits for it: it may take its time to clean up
@@ -71,6 +74,7 @@ class Stopper:
         if others:
             how = f"its code does not react, and {len(others)} other call(s) run in the same process"
             task.finish(frames.CANCELLED, {"stopped": False, "how": how})
+            self._executor.disown(task)
             return
         keys = self._keys()
         lost = f"; its {len(keys)} stored object(s) went with it: {', '.join(map(repr, keys[:20]))}" if keys else ""
@@ -78,28 +82,30 @@ class Stopper:
         task.finish(frames.CANCELLED, {"stopped": True, "how": how, "replaced": True})
         self._replace(f"a call did not stop ({why})")
 
-    def _sweep(self, task: Task) -> None:
+    def _sweep(self, task: Task, family: dict[int, int]) -> None:
         """Child processes do not outlive a call that was stopped."""
-        left = self._children(task)
-        children.signal_all(left, signal.SIGTERM)
+        family.update(self._children(task))
+        left = children.signal_all(family, signal.SIGTERM)
         end = time.monotonic() + PATIENCE
         while left and time.monotonic() < end:
             time.sleep(0.05)
-            left = self._children(task)
-        children.signal_all(left, signal.SIGKILL)
+            family.update(self._children(task))
+            left = children.signal_all(family, 0)
+        children.signal_all(family, signal.SIGKILL)
 
     def _interrupt(self, task: Task, again: bool) -> None:
         if task.stop_async is not None:
             task.stop_async(again)
         elif task.on_main:
-            if task.interruptible:
-                signal.pthread_kill(self._main, signal.SIGINT)
+            signal.pthread_kill(self._main, signal.SIGINT)
         else:
             with task.guard:
                 if task.interruptible:
                     raise_in(task.thread)
+                else:
+                    task.missed = True
 
-    def _children(self, task: Task) -> list[int]:
+    def _children(self, task: Task) -> dict[int, int]:
         running = list(self._executor.running.values())
         others = {pid for one in running if one is not task for pid in one.pids}
         return children.of_call(task, all(one is task for one in running), others)

@@ -39,8 +39,10 @@ class Task:
         cancelled: why it is to end early ("cancel", "timeout", "abandoned"), or "".
         interruptible: an `Interrupted` may be raised into it right now; changed by the call's own thread only.
         guard: held while one is raised into it from another thread, and while the call is declared ended.
-        sending, ending: a frame of it, its last frame, is on the way to the client.
-        tags: the child processes it started, by pid.
+        sending: which frame it is sending right now, counted from 1; 0 for none.
+        missed: it was interrupted while it was sending.
+        ending: its last frame is on the way, or sent.
+        pids: the child processes it started through `subprocess`.
     """
 
     def __init__(self, session: Any, frame: Frame):
@@ -59,7 +61,9 @@ class Task:
         self.interruptible = False
         self.cancelled = ""
         self.guard = threading.Lock()
-        self.sending = False
+        self.sent = 0
+        self.sending = 0
+        self.missed = False
         self.ending = False
         self.finished = False
         self.done: threading.Event | None = None  # made by whoever wants to wait
@@ -83,11 +87,14 @@ class Task:
             return
         own = threading.get_ident() == self.thread
         if own:  # half a frame on the wire would tear the connection
-            interruptible, self.interruptible, self.sending = self.interruptible, False, True
+            interruptible, self.interruptible = self.interruptible, False
+            self.sending = self.sent = self.sent + 1
         self.session.send(kind, self.call, meta, parts, frames.FLAG_JSON if self.json else 0, later)
         if own:
-            self.interruptible, self.sending = interruptible, False
-            if interruptible and self.cancelled:
+            self.sending = 0
+            self.interruptible = interruptible
+            if interruptible and self.missed:
+                self.missed = False
                 raise Interrupted
 
     def shield(self) -> None:

@@ -61,8 +61,8 @@ def flood(size: int) -> int:
     return size
 
 
-def child_says(name: str) -> None:
-    subprocess.run(["sh", "-c", f"for i in 1 2 3; do echo {name} $i; sleep 0.05; done"], check=True)
+def child_says(name: str, pause: float = 0.05) -> None:
+    subprocess.run(["sh", "-c", f"for i in 1 2 3; do echo {name} $i; sleep {pause}; done"], check=True)
 
 
 class Mine(Exception):

@@ -23,7 +23,8 @@ def test_arguments_and_results(cluster: rk.Cluster) -> None:
     assert add("a", b="b") == "ab"
     assert add([None], [False, 0, ""]) == [None, False, 0, ""]
     assert add.local(2, 3) == 5
-    assert "add" in repr(add) and "'box'" in repr(add)
+    assert "add" in repr(add)
+    assert "'box'" in repr(add)
     assert rk.function(jobs.add)(1, 1) == 2
 
 

@@ -75,7 +75,7 @@ def test_the_token_is_nowhere_else(cluster: rk.Cluster, host: Host, token: str) 
     """Not in a process list, an environment, a log or a file that others may read; nor is Ray's."""
     rk.function(jobs.add).to(cluster)(1, 2)
     port = cluster.server_port
-    secrets = set(host.run(f"cat ~/.runkit/servers/{port}/token /tmp/runkit-*/{port}/ray-token").stdout.split())
+    secrets = set(host.run(f"cat ~/.runkit/servers/{port}/token; echo; cat /tmp/runkit-*/{port}/ray-token").stdout.split())
     assert len(secrets) == 2
     assert token in secrets
     said = host.run("cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'", check=False).stdout
