@@ -163,6 +163,7 @@ class Envs:
         """
         env = self.get(name)
         async with env.lock:
+            await self.ray_up.wait()  # its servlet may be taken over from an earlier server until then
             if env.servlet is None:
                 async for event in self._install(env, env.plan):
                     _raise_error(event)

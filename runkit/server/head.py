@@ -58,9 +58,9 @@ class Head:
         """
         self._control = await self.directory.listen(self.settings.control)
         await asyncio.gather(self.ray.connect(), asyncio.to_thread(default_env.ensure, self.settings))
-        self.envs.ray_up.set()
         if self.ray.adopted:
             await self.envs.adopt()
+        self.envs.ray_up.set()
         await self.envs.up(DEFAULT_ENV)
 
     def _end_leftovers(self) -> None:

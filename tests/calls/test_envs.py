@@ -103,7 +103,7 @@ def test_another_python(cluster: rk.Cluster, capsys: pytest.CaptureFixture[str])
     other = "3.12" if sys.version_info[:2] != (3, 12) else "3.11"
     env = rk.env(name="other-python", python=other, root_reqs=False)
     x = 1
-    with pytest.raises(rk.errors.PythonMismatch, match=rf"travels by value.*python="):
+    with pytest.raises(rk.errors.PythonMismatch, match=r"travels by value.*python="):
         rk.function(lambda: x).to(cluster, env=env)
     assert "other-python" not in cluster.status()["envs"]
     capsys.readouterr()

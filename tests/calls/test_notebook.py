@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -20,8 +19,7 @@ CELLS = [
     "remote(2)",
     "import sys\ndef g():\n    for i in range(2):\n        print('item', i)\n        yield i\n    print('done', file=sys.stderr)\nlist(rk.function(g).to(c))",
     "def f(x):\n    return 'edited'\nrk.function(f).to(c)(1)",
-    "class Counter:\n    def __init__(self): self.n = 0\n    def add(self, k=1):\n        self.n += k\n        return self.n\n"
-    "counter = rk.module(Counter).to(c)(name='counter'); counter.add(); counter.add(5)",
+    "class Counter:\n    def __init__(self): self.n = 0\n    def add(self, k=1):\n        self.n += k\n        return self.n\ncounter = rk.module(Counter).to(c)(name='counter'); counter.add(); counter.add(5)",
     "await remote.submit(1)",
     "async def h(x):\n    return x + 1\nawait rk.function(h).to(c)(1)",
     "def broken():\n    return helper.fail()\nrk.function(broken).to(c)()",
