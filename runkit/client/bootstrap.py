@@ -108,14 +108,14 @@ def find_server(transport: Transport, port: int) -> ServerInfo | None:
 
 
 def stop(transport: Transport, port: int) -> bool:
-    """End the server, its Ray and its envs; False if nothing ran."""
+    """End the server, its Ray and its envs, also those that a killed server left; False if nothing ran."""
     port = port or embedded_port()
-    info = find_server(transport, port)
-    if info is None:
+    host = _ask(transport, port, "")
+    state = host.server or host.left
+    if not state.get("python") or not state.get("path"):
         return False
-    command = (
-        f"cd / && PYTHONPATH={shlex.quote(info.path)} {shlex.quote(info.python)} -m runkit.server stop --port {port}"
-    )
+    path, python = shlex.quote(state["path"]), shlex.quote(state["python"])
+    command = f"cd / && PYTHONPATH={path} {python} -m runkit.server stop --port {port}"
     done = transport.run(command, timeout=90)
     if done.returncode:
         raise SetupFailed(

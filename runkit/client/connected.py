@@ -86,13 +86,17 @@ class Connected:
     @plainly
     def up_if_not(self: _Self) -> _Self:
         """Connect; install runkit on the host and start the server if need be. Every other method does it by itself too."""
-        self.link  # noqa: B018  (connecting is the effect)
+        with self._lock:
+            if not self.link.answers() and not self.link.revive():
+                self.disconnect()
+                self.link  # noqa: B018  (connecting is the effect)
         return self
 
     @plainly
     def is_up(self) -> bool:
         """Whether the host can be reached and a server of runkit answers there. Starts nothing."""
-        if self._link is not None and self._link.alive and self._link.connection.connected:
+        link = self._link
+        if link is not None and link.alive and link.answers():
             return True
         try:
             transport = self._transport()
@@ -118,10 +122,14 @@ class Connected:
 
         with self._lock:
             link = self.link
+            if not link.answers():  # it was killed, or cannot be reached
+                self.up_if_not()
+                return {"kept": sorted(self.status()["envs"]), "lost": []}
             transport = link.transport
             outcome = bootstrap.restart(transport, link.info)
-            self.disconnect()
-            self.up_if_not()
+            if not link.revive():
+                self.disconnect()
+                self.up_if_not()
         if outcome.get("lost"):
             lost = ", ".join(outcome["lost"])
             Progress(self.name)({"warning": f"these envs were started anew, without their objects: {lost}"})

@@ -152,6 +152,13 @@ class Connection:
         if self._failure is not None:
             raise self._failure
 
+    def wait_connected(self, timeout: float) -> bool:
+        """Wait until the WebSocket stands (`timeout` in seconds); whether it does."""
+        deadline = time.monotonic() + timeout
+        while self._socket is None and not self._closed and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self._socket is not None
+
     def _run(self) -> None:
         deadline = time.monotonic() + RECONNECT_SECONDS
         pause = 0.02

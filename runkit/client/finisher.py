@@ -64,6 +64,7 @@ class Finisher:
                     take(frame)
                 except Exception:  # a broken callback of the user must not stop the others
                     sys.excepthook(*sys.exc_info())
+            del take, frame  # the wait for the next ones must not keep a result alive
 
 
 finisher = Finisher()

@@ -18,7 +18,7 @@ from runkit.client.progress import Progress
 from runkit.client.roots import Root, client_id
 from runkit.client.session import Session
 from runkit.client.upload import upload
-from runkit.errors import EnvNotFound, HostError
+from runkit.errors import EnvNotFound, HostError, RunkitError
 from runkit.model.env import Env
 from runkit.transport import Transport
 
@@ -72,6 +72,27 @@ class Link:
             return self.transport.connect(path if path is not None else ("127.0.0.1", self.info.port))
         except HostError as error:
             raise OSError(str(error)) from error
+
+    def answers(self) -> bool:
+        """Whether the server answers at this moment."""
+        try:
+            return self.connection.connected and bool(self.api.json("GET", "/v1/keys", timeout=10))
+        except (RunkitError, OSError):
+            return False
+
+    def revive(self) -> bool:
+        """Start the server again where it has ended; it takes over what runs there, and the calls under way go on.
+
+        Returns:
+            False if it is another one, which knows nothing of this connection.
+        """
+        with Progress(self.name) as progress:
+            with self._open_lock:
+                if not self.transport.alive():
+                    self.transport.open()
+            info = bootstrap(self.transport, port=self.info.port, progress=progress)
+        same, self.info = info.token == self.info.token, info
+        return same and self.connection.wait_connected(20)
 
     def session(self, env: str) -> Session:
         return self.connection.session(env)

@@ -94,7 +94,7 @@ class Request:
         """Send it; what comes back goes to `sink`. `begun` learns the call's number before anything is sent."""
         for _ in range(5):
             session = self.caller.session(self.env)
-            if session.python and session.python != HERE and (self.python is not None or _by_value(self.parts)):
+            if session.python and session.python != HERE and (self.python is not None or codec.by_value(self.parts)):
                 raise python_mismatch(
                     self.label if self.python else f"an argument of {self.label}", HERE, session.python, self.env
                 )
@@ -115,7 +115,7 @@ class Request:
         if frame.kind == frames.RESULT or frame.kind == frames.ITEM:
             if "kept" in frame.meta:
                 return self.caller.handle(self.env, frame.meta["kept"], frame.meta["type"])
-            if session.python != HERE and _by_value(frame.parts):
+            if session.python != HERE and codec.by_value(frame.parts):
                 raise python_mismatch(f"the result of {self.label}", HERE, session.python, self.env)
             try:
                 return codec.load(frame.parts)
@@ -136,11 +136,6 @@ class Request:
             f"raised on cluster {self.caller.name!r}, env {self.env!r}, call {session.id[:8]}-{number} ({self.label})",
         )
         return error
-
-
-def _by_value(parts: list[Any]) -> bool:
-    """Whether a pickle holds code that cloudpickle sends by value: bytecode, which another Python would crash on."""
-    return bool(parts) and any(name in bytes(parts[0]) for name in (b"_make_function", b"_make_skeleton_class"))
 
 
 def python_mismatch(label: str, here: str, there: str, env: str) -> PythonMismatch:

@@ -219,12 +219,16 @@ class Session:
             spawn("bulk-reader", self._read_bulk, sock)
             self.lane.attach_bulk(sock)
 
+    def _take_blob(self, number: int, memory: Any) -> None:
+        # In a function of its own: the reader waits for the next one with no reference to this one.
+        for ready in self.lane.accept_blob(number, memory):
+            self._handle(ready)
+        finisher.release()
+
     def _read_bulk(self, sock: Any) -> None:
         try:
             while True:
-                for ready in self.lane.accept_blob(*read_blob(sock)):
-                    self._handle(ready)
-                finisher.release()
+                self._take_blob(*read_blob(sock))
         except OSError:
             pass
         self.lane.detach_bulk(sock)

@@ -32,6 +32,7 @@ class Host:
         home: its RUNKIT_HOME.
         system, machine, glibc: the platform; glibc is None where there is another C library.
         server: the state of the server on the asked port if it runs: {server: {pid}, code, python, path, …}; else empty.
+        left: what a server that was killed wrote about itself; empty if there was none.
         token: that server's token.
         has_code: the client's code is there.
         uv: the version of the uv there, or empty.
@@ -45,6 +46,7 @@ class Host:
     machine: str
     glibc: tuple[int, int] | None
     server: dict[str, Any] = field(default_factory=dict)
+    left: dict[str, Any] = field(default_factory=dict)
     token: str = ""
     has_code: bool = False
     uv: str = ""
@@ -132,6 +134,7 @@ def read(lines: Iterable[str], where: str) -> Host:
         machine=one("machine"),
         glibc=(int(glibc[1]), int(glibc[2])) if glibc else None,
         server=_server(one("state"), one("stat")),
+        left=_state(one("state")),
         token=one("token"),
         has_code="has_code" in found,
         uv=one("uv").removeprefix("uv ").split(" ")[0],
@@ -147,9 +150,17 @@ def read(lines: Iterable[str], where: str) -> Host:
 
 def _server(state: str, stat: str) -> dict[str, Any]:
     """The server's state, if the process that wrote it is still there: same pid, same start (proc(5), field 22)."""
+    kept = _state(state)
     with suppress(ValueError, KeyError, TypeError, IndexError):
-        kept: dict[str, Any] = json.loads(state)
         fields = stat.rpartition(")")[2].split()
         if fields[0] not in ("Z", "X") and int(fields[19]) == int(kept["server"]["started"]):
+            return kept
+    return {}
+
+
+def _state(state: str) -> dict[str, Any]:
+    with suppress(ValueError):
+        kept = json.loads(state)
+        if isinstance(kept, dict):
             return kept
     return {}

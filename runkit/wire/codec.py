@@ -63,6 +63,11 @@ def dump(value: Any, what: str = "the value") -> list[Any]:
         raise NotPicklable(f"{what} cannot be sent: {type(error).__name__}: {error}") from error
 
 
+def by_value(parts: Sequence[Any]) -> bool:
+    """Whether a pickle holds code that cloudpickle sends by value: bytecode, which another Python would crash on."""
+    return bool(parts) and any(name in bytes(parts[0]) for name in (b"_make_function", b"_make_skeleton_class"))
+
+
 def load(parts: Sequence[Any]) -> Any:
     """The object again; its arrays are writable, and share memory with the received blobs."""
     # Small buffers are slices of a frame, which is immutable; blobs came into memory of their own.

@@ -78,8 +78,8 @@ class Session:
             self.lane.send(frames.LOG, next(iter(self._tasks), 0), {"s": 2}, [note.encode()])
         try:
             for frame in read_frames(sock):
-                for ready in self.lane.accept(frame):
-                    self.handle(ready)
+                self._take(self.lane.accept(frame))
+                del frame  # the wait for the next one must not keep its arrays alive
         except OSError:
             pass
         finally:
@@ -93,14 +93,17 @@ class Session:
         threading.Thread(target=self.lane.attach_bulk, args=(sock,), name="runkit-bulk", daemon=True).start()
         try:
             while True:
-                for ready in self.lane.accept_blob(*read_blob(sock)):
-                    self.handle(ready)
+                self._take(self.lane.accept_blob(*read_blob(sock)))
         except OSError:
             pass
         finally:
             self.lane.detach_bulk(sock)
 
     # -- receiving
+
+    def _take(self, ready: list[Frame]) -> None:
+        for frame in ready:
+            self.handle(frame)
 
     def handle(self, frame: Frame) -> None:
         """Act on a frame of the client."""

@@ -37,12 +37,14 @@ class Store:
         """Store `value`; replaces what the key held."""
         check_name("key", key)
         with self._lock:
-            if key in self._entries:
-                self._entries[key] = Entry(value, roots, changes)
-                return
-        self._control.request("claim", env=self._env, key=key)
-        with self._lock:
-            self._entries[key] = Entry(value, roots, changes)
+            known = key in self._entries
+            self._entries[key] = Entry(value, roots, changes)  # there before the others are told that it is here
+        if not known:
+            try:
+                self._control.request("claim", env=self._env, key=key)
+            except BaseException:
+                self.drop(key)
+                raise
 
     def entry(self, key: str) -> Entry:
         """The entry under `key`; KeyError if this env has none."""

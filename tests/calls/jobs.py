@@ -330,6 +330,7 @@ class Talker:
         print(text)
         return text.upper()
 
+
 SEEN_AT_IMPORT = os.environ.get("SEEN_AT_IMPORT")
 
 

@@ -85,7 +85,7 @@ def test_a_port_in_use(host: Host, tmp_path: Path) -> None:
     pids = []
     try:
         for number in (port, port + 101):
-            done = host.run(f"python3 -c \"{held.format(number)}\" >/dev/null 2>&1 </dev/null & echo $!")
+            done = host.run(f'python3 -c "{held.format(number)}" >/dev/null 2>&1 </dev/null & echo $!')
             pids.append(done.stdout.strip())
         for server_port, taken in ((port, port), (port + 100, port + 101)):
             kind, said = run(at(host, server_port=server_port) + "c.up_if_not()", tmp_path)
@@ -116,7 +116,7 @@ def test_a_client_of_another_version(cluster: rk.Cluster, host: Host, tmp_path: 
 
 
 def test_roots_that_cannot_be(cluster: rk.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    empty = Project(tmp_path / "empty", cluster)
+    empty = Project(tmp_path / "nothing-here", cluster)
     (empty.folder / "only").mkdir()
     with pytest.raises(rk.errors.RootError, match="empty"):
         rk.function(jobs.add).to(cluster, env=rk.env(name="rooted", working_dir=empty.folder))
@@ -130,7 +130,7 @@ def test_roots_that_cannot_be(cluster: rk.Cluster, tmp_path: Path, monkeypatch: 
     assert "rooted" not in cluster.status()["envs"]
     [(_, out, _)] = cluster.run("ls ~/.runkit/roots", stream_logs=False)
     assert "big" not in out
-    assert "empty" not in out
+    assert "nothing-here" not in out
 
 
 def test_a_module_that_is_not_there(cluster: rk.Cluster) -> None:

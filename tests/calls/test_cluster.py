@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import shutil
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,7 @@ def test_commands(cluster: rk.Cluster, host: Host, capfd: pytest.CaptureFixture[
         assert name == host.name
     with pytest.raises(rk.errors.CallTimeout):
         cluster.run("sleep 60", timeout=0.5)
+    assert cluster.ssh("exit 3") == 3
 
 
 def test_commands_in_an_env(cluster: rk.Cluster) -> None:
@@ -220,6 +222,19 @@ def test_disconnecting_leaves_everything(second: rk.Cluster, host: Host) -> None
     assert second.is_up() is True
 
 
+def test_another_version_replaces_an_idle_server(second: rk.Cluster, host: Host, tmp_path: Path) -> None:
+    second.clear()
+    second.disconnect()
+    package = Path(rk.__file__).parent
+    shutil.copytree(package, tmp_path / "other/runkit", ignore=shutil.ignore_patterns("__pycache__"))
+    init = tmp_path / "other/runkit/__init__.py"
+    init.write_text(init.read_text().replace('__version__ = "', '__version__ = "9.'))
+    project = Project(tmp_path / "idle", second).write({"f.py": "def f():\n    return 1\n"})
+    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'other')!r})\nfrom box import c\nimport f, runkit as rk\n"
+    [printed] = project.run("-c", code + "print(rk.function(f.f).to(c)(), c.status()['version'])")
+    assert printed == f"1 9.{rk.__version__}"
+
+
 def test_stopping_leaves_nothing(second: rk.Cluster, cluster: rk.Cluster, host: Host) -> None:
     port = second.up_if_not().server_port
     assert f":{port}" in listening(host)
@@ -244,7 +259,10 @@ def listening(host: Host) -> set[str]:
 
 def test_by_a_script_as_in_the_readme(cluster: rk.Cluster, tmp_path: Path) -> None:
     project = Project(tmp_path / "hello", cluster).write(
-        {"train.py": "import helper\ndef train(n):\n    print('training')\n    return helper.square(n)\n", "helper.py": "def square(n): return n * n\n"}
+        {
+            "train.py": "import helper\ndef train(n):\n    print('training')\n    return helper.square(n)\n",
+            "helper.py": "def square(n): return n * n\n",
+        }
     )
     code = "import runkit as rk\nfrom box import c\nimport train\nprint(rk.function(train.train).to(c)(7))"
     assert project.run("-c", code) == ["training", "49"]

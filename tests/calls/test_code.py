@@ -58,7 +58,9 @@ def test_a_loose_script_and_its_siblings(project: MakeProject) -> None:
 
 def test_main_without_a_file(project: MakeProject) -> None:
     """`-c` and `-m`: the root around the current folder goes along."""
-    here = project("bare main").write({"pyproject.toml": "", "helper.py": "def one():\n    return 1\n", "sub/x.txt": "data"})
+    here = project("bare main").write(
+        {"pyproject.toml": "", "helper.py": "def one():\n    return 1\n", "sub/x.txt": "data"}
+    )
     code = "import runkit as rk, helper\nfrom box import c\n"
     f = "def f():\n    return helper.one(), open('sub/x.txt').read()\n"
     assert here.run("-c", f"{code}{f}print(rk.function(f).to(c)())") == ["(1, 'data')"]
@@ -222,7 +224,10 @@ def test_working_dir(project: MakeProject) -> None:
 
 def test_requirements_of_the_root(project: MakeProject) -> None:
     here = project("with reqs").write(
-        {"requirements.txt": "iniconfig==2.0.0\n", "m.py": "def f():\n    import iniconfig\n    return iniconfig.__file__\n"}
+        {
+            "requirements.txt": "iniconfig==2.0.0\n",
+            "m.py": "def f():\n    import iniconfig\n    return iniconfig.__file__\n",
+        }
     )
     code = (
         "import runkit as rk\nfrom box import c\nimport m\n"

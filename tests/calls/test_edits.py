@@ -99,7 +99,9 @@ def test_an_edit_runs_everywhere(looped: Project, cluster: rk.Cluster) -> None:
 def test_reload_and_new_functions(looped: Project, cluster: rk.Cluster) -> None:
     assert rk.function(main().f).to(cluster)() == 1
     path = looped.folder / "looped/main.py"
-    path.write_text(path.read_text().replace("return helper.value()", "return helper.value() + 100") + "\ndef g():\n    return 7\n")
+    path.write_text(
+        path.read_text().replace("return helper.value()", "return helper.value() + 100") + "\ndef g():\n    return 7\n"
+    )
     importlib.invalidate_caches()
     again = importlib.reload(main())
     assert rk.function(again.f).to(cluster)() == 101

@@ -119,6 +119,9 @@ def test_another_python(cluster: rk.Cluster, capsys: pytest.CaptureFixture[str])
         rk.function(lambda: x).to(cluster, env="other-python")()
     with pytest.raises(rk.errors.PythonMismatch):
         cluster.put("by value", lambda: x, env=env)
+    with pytest.raises(rk.errors.PythonMismatch, match="in both envs"):
+        rk.function(lambda: rk.here.put("by value", lambda: x, env="other-python")).to(cluster)()
+    assert "by value" not in cluster.keys()
     trainer = rk.module(jobs.Trainer).to(cluster, env=env)(0.5, name="t")
     assert trainer.step() == 5.0
     assert trainer.fetch().loss == 5.0

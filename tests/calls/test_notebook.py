@@ -32,13 +32,23 @@ CELLS = [
 def outputs(cluster: rk.Cluster, tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
     """What each cell showed."""
     project = Project(tmp_path_factory.mktemp("notebook") / "nb", cluster).write(
-        {"helper.py": "def double(x):\n    return 2 * x\ndef fail():\n    raise ValueError('over there')\n", "pyproject.toml": ""}
+        {
+            "helper.py": "def double(x):\n    return 2 * x\ndef fail():\n    raise ValueError('over there')\n",
+            "pyproject.toml": "",
+        }
     )
-    cells = [nbformat.v4.new_code_cell(cell.replace("list(rk.function(g).to(c))", "list(rk.function(g).to(c)())")) for cell in CELLS]
+    cells = [
+        nbformat.v4.new_code_cell(cell.replace("list(rk.function(g).to(c))", "list(rk.function(g).to(c)())"))
+        for cell in CELLS
+    ]
     notebook = nbformat.v4.new_notebook(cells=cells)
     path = os.pathsep.join(filter(None, [str(project.outside), str(project.folder), os.environ.get("PYTHONPATH")]))
     client = NotebookClient(
-        notebook, timeout=120, kernel_name="python3", allow_errors=True, resources={"metadata": {"path": str(project.folder)}}
+        notebook,
+        timeout=120,
+        kernel_name="python3",
+        allow_errors=True,
+        resources={"metadata": {"path": str(project.folder)}},
     )
     client.execute(env={**os.environ, "PYTHONPATH": path})
     return [cell.outputs for cell in notebook.cells]

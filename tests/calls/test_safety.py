@@ -24,7 +24,9 @@ for path, token in (("/v1/status", None), ("/v1/keys", "wrong"), ("/openapi.json
 
 @pytest.fixture
 def token(cluster: rk.Cluster, host: Host) -> str:
-    found = host.run(f"cat ~/.runkit/servers/{cluster.server_port}/token").stdout.strip()  # by no call: what that prints is logged
+    found = host.run(
+        f"cat ~/.runkit/servers/{cluster.server_port}/token"
+    ).stdout.strip()  # by no call: what that prints is logged
     assert len(found) > 30
     return found
 
@@ -75,7 +77,9 @@ def test_the_token_is_nowhere_else(cluster: rk.Cluster, host: Host, token: str) 
     """Not in a process list, an environment, a log or a file that others may read; nor is Ray's."""
     rk.function(jobs.add).to(cluster)(1, 2)
     port = cluster.server_port
-    secrets = set(host.run(f"cat ~/.runkit/servers/{port}/token; echo; cat /tmp/runkit-*/{port}/ray-token").stdout.split())
+    secrets = set(
+        host.run(f"cat ~/.runkit/servers/{port}/token; echo; cat /tmp/runkit-*/{port}/ray-token").stdout.split()
+    )
     assert len(secrets) == 2
     assert token in secrets
     said = host.run("cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'", check=False).stdout
@@ -85,7 +89,9 @@ def test_the_token_is_nowhere_else(cluster: rk.Cluster, host: Host, token: str) 
         assert secret not in said
         found = host.run(files, input=secret + "\n", check=False).stdout.split()
         assert all("token" in name.rpartition("/")[2] for name in found), found
-    modes = host.run(f"stat -c '%a %n' ~/.runkit ~/.runkit/servers/{port}/token /tmp/runkit-*/{port}/ray-token /tmp/runkit-* $(find /tmp/runkit-*/{port} -maxdepth 1 -type s)")
+    modes = host.run(
+        f"stat -c '%a %n' ~/.runkit ~/.runkit/servers/{port}/token /tmp/runkit-*/{port}/ray-token /tmp/runkit-* $(find /tmp/runkit-*/{port} -maxdepth 1 -type s)"
+    )
     for line in modes.stdout.splitlines():
         assert line.split()[0] in ("600", "700"), modes.stdout
 
