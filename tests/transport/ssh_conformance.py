@@ -12,7 +12,7 @@ import pytest
 
 from runkit.errors import AuthenticationFailed, HostError, HostKeyChanged, HostUnreachable, UsageError
 from runkit.transport import Transport, make_transport
-from tests.hosts import Host
+from tests.hosts import Host, hosts
 from tests.transport.conformance import TransportConformance, make_tree, tree
 
 
@@ -233,12 +233,12 @@ class SSHConformance(TransportConformance):
         with transport.connect((bare_host.address, bare_host.port)) as stream:
             assert stream.recv(4) == b"SSH-"
 
-    def test_a_bare_host_that_forbids_forwarding(self, all_hosts: list[Host], make: Callable[..., Transport]) -> None:
-        bare = all_hosts[2]
-        bare.configure("DisableForwarding yes")
-        try:
+    def test_a_bare_host_that_forbids_forwarding(
+        self, make: Callable[..., Transport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RUNKIT_KNOWN_HOSTS", str(tmp_path / "known_hosts"))
+        with hosts(n=1, bare={0}) as (bare,):  # of its own: where runkit has been, there is a Python
+            bare.configure("DisableForwarding yes")
             transport = make(bare)
             with pytest.raises(HostError, match="AllowTcpForwarding"):
                 transport.connect((bare.address, bare.port))
-        finally:
-            bare.configure()
