@@ -353,6 +353,8 @@ class Envs:
             env.servlet = servlet
             env.hear(state)
             self._watch(env)
+            if env.worker is not None:  # which objects there are is known once it has said hello
+                await self._directory.arrival(env.name, env.worker["generation"])
 
     def ray_died(self) -> list[str]:
         """Ray has ended and every servlet with it; gives the names of those that ran."""

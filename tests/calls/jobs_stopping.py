@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import runkit as rk
 from tests.calls.jobs import die
@@ -97,3 +98,8 @@ def count_up(path: str, how: str = "") -> int:
     if times == 1 and how:
         die(how)
     return times
+
+
+def echo_and_count(value: Any, path: str) -> Any:
+    """The value, and how often this has been called with that path."""
+    return value, count_up(path)
