@@ -24,6 +24,9 @@ from runkit.wire import problems
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0
 
+_RELEASE_S = 5.0
+"""How long the ports of a process that was just killed may stay taken: its threads end one by one, the last one closes them."""
+
 Say = Callable[[str], None]
 
 
@@ -55,8 +58,8 @@ def start(port: int, say: Say = lambda text: None) -> dict[str, Any]:
             stop(port, say)
             head = None
     if head is None or not head.alive():
-        _end_leftovers(settings, head, say)
-        check_ports(settings)
+        ended = _end_leftovers(settings, head, say)
+        check_ports(settings, patience=_RELEASE_S if ended else 0.0)
     ensure_secret(settings.token)
     ensure_secret(settings.ray_token)
     say(f"start the server on port {port}: Ray, and the default env's worker")
@@ -249,24 +252,38 @@ def ask(settings: Settings, method: str, path: str, body: Mapping[str, Any] | No
 # -- ports
 
 
-def check_ports(settings: Settings, only_server: bool = False) -> None:
+def check_ports(settings: Settings, only_server: bool = False, patience: float = 0.0) -> None:
     """See that the ports are free.
+
+    Args:
+        settings: whose ports.
+        only_server: look at the server's own port alone: a Ray that is there already has the others.
+        patience: seconds to wait for them.
 
     Raises:
         PortInUse: one is not; names what needs it, and who has it where that can be seen.
     """
+    deadline = time.monotonic() + patience
     for port, needed_for in settings.ports.fixed.items():
         if only_server and port != settings.port:
             continue
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
+        while not _is_free(port):
+            if time.monotonic() > deadline:
                 raise PortInUse(
                     f"port {port}, needed for {needed_for}, is in use{_holder(port)}; "
                     f"give the cluster another server_port (it takes the hundred ports from there on; now {settings.port})"
-                ) from None
+                )
+            time.sleep(0.05)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _holder(port: int) -> str:

@@ -128,6 +128,7 @@ class TestPorts:
     def test_port_of_somebody_else(self, client_state: Path, offset: int) -> None:
         port = free_ports()
         with socket.socket() as taken:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taken.bind(("127.0.0.1", port + offset))
             taken.listen()
             done = command("start", "--port", str(port))
