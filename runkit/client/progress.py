@@ -32,7 +32,7 @@ class Progress:
         self._level = level()
         self._status: Any = None
         self._console: Any = None
-        self._phase = ""
+        self._phase = self._text = ""
         self._since = time.monotonic()
         self._shown = ""
 
@@ -67,11 +67,19 @@ class Progress:
             self._print(text, "")
 
     def _spin(self, text: str) -> None:
+        self._text = text
         if self._status is None:
-            self._status = self._rich().status(text)
+            self._status = self._rich().status(self)
             self._status.start()
-        else:
-            self._status.update(f"{text} [dim]{time.monotonic() - self._since:.0f} s[/]")
+
+    def __rich__(self) -> Any:
+        """The line behind the spinner, made anew for every picture of it: the seconds go on while nothing happens."""
+        from rich.text import Text
+
+        # Not a string with markup: a folder or a command may have brackets in its name.
+        line = Text.assemble(self._text, (f" {time.monotonic() - self._since:.0f} s", "dim"))
+        line.no_wrap, line.overflow = True, "ellipsis"
+        return line
 
     def _print(self, text: str, style: str) -> None:
         if sys.stderr is None:
