@@ -141,9 +141,13 @@ def _revive(link: dict, part: Any) -> BaseException:
 
 
 def _traceback(frames: list[list], where: str, local: dict[str, str]) -> types.TracebackType | None:
+    import linecache
+
     tb: types.TracebackType | None = None
     for name, lineno, function, line in reversed(frames):
-        tb = _one_frame(_shown(name, where, local), lineno, function, line, tb)
+        # A file the far side cannot read, but this one can: code that went there by value, from a notebook's cell.
+        at = name if not line and linecache.getline(name, lineno) else _shown(name, where, local)
+        tb = _one_frame(at, lineno, function, line, tb)
     return tb
 
 

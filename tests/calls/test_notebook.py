@@ -92,6 +92,7 @@ def test_errors_and_displays(outputs: list[list[Any]]) -> None:
     assert (error["ename"], error["evalue"]) == ("ValueError", "over there")
     trace = "\n".join(error["traceback"])
     assert "helper.py" in trace
+    assert "<box>" not in trace, "code of a cell is shown as IPython knows it"
     assert "/client/" not in trace
     html = [one["data"]["text/html"] for cell in outputs[10:] for one in cell if "data" in one]
     assert "Function f on" in html[0]
