@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import types
 
 from runkit.errors import RemoteError
@@ -171,8 +172,12 @@ def _one_frame(
         lines[lineno - 1] = line + "\n"
         linecache.cache[name] = (len(lines), None, lines, name)
     stub = compile("\n" * (lineno - 1) + "raise _Stub", name, "exec").replace(co_name=function)
-    if hasattr(stub, "co_qualname"):
-        stub = stub.replace(co_qualname=function)
+    if sys.version_info >= (3, 11):
+        # Without columns: those of `raise _Stub` would underline an arbitrary part of the user's line. One entry per eight
+        # instructions, each "no column, same line" (CPython's Objects/locations.md).
+        units = len(stub.co_code) // 2
+        table = b"".join(bytes([0x80 | 13 << 3 | min(8, units - i) - 1, 0]) for i in range(0, units, 8))
+        stub = stub.replace(co_qualname=function, co_firstlineno=lineno, co_linetable=table)
     top: types.TracebackType | None = None
     try:
         exec(stub, {"_Stub": _Stub, "__name__": function, "__file__": name})
