@@ -153,7 +153,7 @@ class WorkerDied(CallError):
     Attributes:
         exitcode: its exit status, or None when a signal ended it.
         signal: the signal's name ("SIGSEGV"), or None.
-        stderr: the last lines it wrote to standard error.
+        stderr: the last lines that came out of it, those of standard output among them.
     """
 
     def __init__(self, message: str, exitcode: int | None = None, signal: str | None = None, stderr: str = ""):
@@ -164,7 +164,7 @@ class WorkerDied(CallError):
 
     def __str__(self) -> str:
         text = str(self.args[0])
-        return f"{text}\nIts last lines on stderr:\n{self.stderr}" if self.stderr else text
+        return f"{text}\nIts last lines of output:\n{self.stderr}" if self.stderr else text
 
 
 class CallTimeout(CallError, TimeoutError):
