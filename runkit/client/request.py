@@ -16,6 +16,7 @@ from runkit.errors import (
     ServerError,
     WorkerDied,
 )
+from runkit.model.mistakes import FROM_AFAR
 from runkit.wire import codec, failure, frames
 
 GRACE = 5.0
@@ -133,7 +134,7 @@ class Request:
         error = failure.unpack(frame.meta["failure"], frame.parts, self.caller.name, local)
         failure.add_note(
             error,
-            f"raised on cluster {self.caller.name!r}, env {self.env!r}, call {session.id[:8]}-{number} ({self.label})",
+            f"{FROM_AFAR} {self.caller.name!r}, env {self.env!r}, call {session.id[:8]}-{number} ({self.label})",
         )
         return error
 

@@ -12,6 +12,8 @@ from runkit.errors import RunkitError
 
 _RAISED = (RunkitError, KeyError, FileNotFoundError)
 """What runkit raises knowingly; anything else that comes from within it is a fault of its own."""
+FROM_AFAR = "raised on cluster"
+"""How the note of an error that came from remote code begins."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -32,7 +34,7 @@ def plainly(function: Callable[_P, _T]) -> Callable[_P, _T]:
             if os.environ.get("RUNKIT_LOG", "").lower() == "debug":
                 raise
             frames, known = _frames(error.__traceback__)
-            if not (known or isinstance(error, _RAISED)):
+            if not (known or isinstance(error, _RAISED) or _of_the_call(error)):
                 raise
             error.__traceback__ = _chain(frames)
             for earlier in _earlier(error):
@@ -40,6 +42,13 @@ def plainly(function: Callable[_P, _T]) -> Callable[_P, _T]:
             raise
 
     return call
+
+
+def _of_the_call(error: Exception) -> bool:
+    """Whether the arguments were wrong: of the remote function, which then has no frame over there, or of the one called here."""
+    if any(str(note).startswith(FROM_AFAR) for note in getattr(error, "__notes__", ())):
+        return True
+    return error.__traceback__ is not None and error.__traceback__.tb_next is None
 
 
 def _frames(traceback: types.TracebackType | None) -> tuple[list[types.TracebackType], bool]:

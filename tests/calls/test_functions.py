@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +78,14 @@ def test_exceptions_are_themselves(cluster: rk.Cluster) -> None:
     with pytest.raises(jobs.Mine) as mine:
         fail("mine")
     assert mine.value.code == 7
+
+
+def test_wrong_arguments_lead_to_the_users_line(cluster: rk.Cluster) -> None:
+    remote = rk.function(jobs.fail).to(cluster)
+    for wrong in (lambda: remote(), lambda: remote("value", 1, 2, 3), lambda: rk.env(nmae="x")):  # type: ignore[call-arg]  # wrong on purpose
+        with pytest.raises(TypeError, match="argument") as caught:
+            wrong()
+        assert {Path(frame.filename) for frame in traceback.extract_tb(caught.value.__traceback__)} == {Path(__file__)}
 
 
 def test_causes_and_notes(cluster: rk.Cluster) -> None:
