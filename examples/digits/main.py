@@ -24,6 +24,7 @@ def main() -> None:
     if args.host:
         user, _, host = args.host.rpartition("@")
         cluster = rk.cluster("digits", host=host, ssh_creds={"ssh_user": user} if user else None)
+        cluster.save()  # so that `runkit status digits` and `runkit stop digits` know it
     else:
         cluster = rk.here
 
@@ -33,7 +34,7 @@ def main() -> None:
         report = remote_train(epochs=args.epochs)
 
     args.out.write_bytes(report.picture)
-    print(f"\naccuracy {report.accuracy:.1%}, trained in {report.trained_on} (this is process {os.getpid()})")
+    print(f"\naccuracy {report.accuracy:.1%}, trained on {report.trained_on} (this is process {os.getpid()})")
     print(f"picture in {args.out}")
 
 

@@ -26,6 +26,16 @@ def test_command_exists(command: str) -> None:
             [sys.executable, "-m", "runkit.cli", *words, "--help"], capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 0, done.stderr
+    elif program == "sh":
+        done = subprocess.run(
+            [*command.split(), "--help"], capture_output=True, text=True, timeout=60, cwd=pages.REPOSITORY
+        )
+        assert done.returncode == 0, done.stderr
+    elif arguments[:3] == ["-m", "pip", "install"]:  # a venv that uv made has no pip: uv tells whether it would do
+        dry = [sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--reinstall", *arguments[3:]]
+        done = subprocess.run(dry, capture_output=True, text=True, timeout=120, cwd=pages.REPOSITORY)
+        assert done.returncode == 0, done.stderr
+        assert "runkit" in done.stderr
     else:
         assert program == "python"
         done = subprocess.run(
