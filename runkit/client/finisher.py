@@ -62,7 +62,7 @@ class Finisher:
             for take, frame in self._queue.get():
                 try:
                     take(frame)
-                except Exception:  # a broken callback of the user must not stop the others
+                except BaseException:  # a broken callback of the user must not stop the others, nor sys.exit() in one
                     sys.excepthook(*sys.exc_info())
             del take, frame  # the wait for the next ones must not keep a result alive
 
