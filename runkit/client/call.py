@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import html
 import threading
 import time
 import warnings
 from collections.abc import Generator
 from typing import Any
 
+from runkit.client.deadlines import deadlines
 from runkit.client.finisher import finisher
 from runkit.client.generator import RemoteGenerator
 from runkit.client.printing import Printer
-from runkit.client.request import GRACE, RETRIED, Request, replace_worker, stopped
+from runkit.client.request import GRACE, RETRIED, Request, pause_before, replace_worker, stopped
 from runkit.client.session import Session
 from runkit.client.waiting import Waiting, deadline_of
 from runkit.errors import CallTimeout, RunkitError
@@ -46,11 +48,6 @@ def run(request: Request) -> Any:
             return _outcome(request, waiting, frame)
 
 
-def pause_before(attempt: int) -> float:
-    """Seconds to wait before a call is made for the `attempt`-th time again."""
-    return float(min(0.1 * 2 ** (attempt - 1), 5.0))
-
-
 def _outcome(request: Request, waiting: Waiting, frame: frames.Frame) -> Any:
     handed_over = False
     try:
@@ -78,7 +75,6 @@ class Call(concurrent.futures.Future[Any]):
         self._session: Session | None = None
         self._number = 0
         self._attempts = 0
-        self._timer: threading.Timer | None = None
         self._why = ""
         self._how = ""
         self._replacing = False
@@ -88,16 +84,25 @@ class Call(concurrent.futures.Future[Any]):
 
     def start(self) -> Call:
         """Send it."""
-        self._request.send(self._sink, self._begun, later=True)
-        if self._request.options.timeout is not None:
-            self._timer = threading.Timer(self._request.options.timeout, self._time_out)
-            self._timer.daemon = True
-            self._timer.start()
+        try:
+            self._request.send(self._sink, self._begun, later=True)
+        except BaseException:
+            self._end()
+            raise
         return self
+
+    def start_aside(self) -> None:
+        """Send it from a thread that nobody waits for: it may be stopped before it has been sent."""
+        self.start()
+        if self._why and self._session is not None:
+            self._session.stop(self._number, self._why)
 
     def _begun(self, session: Session, number: int) -> None:
         self._session = session
         self._number = number
+        timeout = self._request.options.timeout
+        if timeout is not None:
+            deadlines.set(self, timeout, self._time_out)
 
     @property
     def id(self) -> str:
@@ -159,7 +164,7 @@ class Call(concurrent.futures.Future[Any]):
         if self.done():  # cancelled meanwhile
             return
         try:
-            self.start()
+            self.start_aside()
         except RunkitError as error:
             self._failed(error)
 
@@ -193,8 +198,8 @@ class Call(concurrent.futures.Future[Any]):
                 self.set_running_or_notify_cancel()
 
     def _end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._request.options.timeout is not None:
+            deadlines.drop(self)
         if self._session is not None:
             self._session.done(self._number)
 
@@ -273,9 +278,10 @@ class Call(concurrent.futures.Future[Any]):
 
     def stop(self) -> None:
         """Begin to stop it; does not wait."""
-        if not self.done() and self._session is not None:
+        if not self.done():
             self._why = self._why or "cancel"
-            self._session.stop(self._number, "cancel")
+            if self._session is not None:
+                self._session.stop(self._number, "cancel")
 
     def drop(self) -> None:
         """Cancel it if it has not begun to run; does not wait."""
@@ -311,4 +317,4 @@ class Call(concurrent.futures.Future[Any]):
         return f"<Call {self._request.label} on {self._request.caller.name!r}, env {self._request.env!r}: {state}>"
 
     def _repr_html_(self) -> str:
-        return f"<code>{repr(self)[1:-1]}</code>"
+        return f"<code>{html.escape(repr(self)[1:-1])}</code>"

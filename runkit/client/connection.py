@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -52,7 +53,6 @@ class Connection:
         self._open_stream = open_stream
         self._token = token
         self._hello = hello
-        self._send_lock = threading.Lock()
         self._state_lock = threading.RLock()
         self._socket: WebSocket | None = None
         self._sessions: dict[int, Session] = {}
@@ -71,8 +71,8 @@ class Connection:
         Raises:
             EnvNotFound: the cluster has no such env. ConnectionLost: the connection is closed or does not come back.
         """
-        found = self._by_env.get(env)
-        if found is not None and found.usable:
+        found = self.ready_session(env)
+        if found is not None:
             return found
         for attempt in range(5):
             session = self._new_session(env)
@@ -83,18 +83,25 @@ class Connection:
             raise session.failure
         return session
 
+    def ready_session(self, env: str) -> Session | None:
+        """The session with the env's worker if there is one that calls can be sent on at once."""
+        found = self._by_env.get(env)
+        return found if found is not None and found.usable else None
+
     def _new_session(self, env: str) -> Session:
         with self._state_lock:
-            found = self._by_env.get(env)
-            if found is not None and found.usable:
-                return found
-            if self._closed:
-                raise ConnectionLost(f"the connection to {self.name!r} is closed")
-            route, self._next_route = self._next_route, self._next_route % 65000 + 1
-            session = Session(env, self, route)
-            self._sessions[route] = self._by_env[env] = session
-        self._open_route(session)
-        session.greeted.wait(RECONNECT_SECONDS + 5)
+            session = self._by_env.get(env)
+            opens = False
+            if session is None or session.failure is not None:  # otherwise another thread waits for its greeting
+                if self._closed:
+                    raise ConnectionLost(f"the connection to {self.name!r} is closed")
+                route, self._next_route = self._next_route, self._next_route % 65000 + 1
+                session = Session(env, self, route)
+                self._sessions[route] = self._by_env[env] = session
+                opens = self._socket is not None  # otherwise the next connection does
+        if opens:
+            self._open_route(session)
+        session.greeted.wait()  # ends with the connection, at the latest
         return session
 
     def expect(self, env: str, worker: Mapping[str, Any]) -> None:
@@ -128,16 +135,17 @@ class Connection:
         self._send(lambda ws: ws.binary(_ROUTE.pack(route) + data))
 
     def _send(self, action: Callable[[WebSocket], None]) -> None:
-        with self._send_lock:
-            ws = self._socket
-            if ws is None:
-                raise ConnectionLost(f"not connected to {self.name!r}")
-            try:
-                action(ws)
-            except BaseException:  # torn half way, also by Ctrl-C: the reader makes a new connection
-                self._socket = None
-                ws.abort()
-                raise
+        ws = self._socket
+        if ws is None:
+            raise ConnectionLost(f"not connected to {self.name!r}")
+        try:
+            action(ws)
+        except BaseException:  # torn half way, also by Ctrl-C: the reader makes a new connection
+            with self._state_lock:
+                if self._socket is ws:
+                    self._socket = None
+            ws.abort()
+            raise
 
     # -- the reader's thread
 
@@ -160,6 +168,12 @@ class Connection:
         return self._socket is not None
 
     def _run(self) -> None:
+        try:
+            self._keep_connected()
+        except BaseException as error:  # whatever it is: nobody must wait for a reader that has gone
+            self._fail(error, f"cannot be used any more ({type(error).__name__}: {error})")
+
+    def _keep_connected(self) -> None:
         deadline = time.monotonic() + RECONNECT_SECONDS
         pause = 0.02
         while not self._closed:
@@ -167,9 +181,11 @@ class Connection:
             try:
                 ws = WebSocket(prepare(self._open_stream(None)), self._token)
                 ws.text(json.dumps({"hello": self._hello}).encode())
-                with self._send_lock:
-                    self._socket = ws
                 with self._state_lock:
+                    if self._closed:
+                        ws.abort()
+                        return
+                    self._socket = ws
                     known = list(self._sessions.values())
                 for session in known:
                     self._open_route(session)
@@ -184,29 +200,38 @@ class Connection:
                 problem = error
             if self._socket is not None:
                 deadline = time.monotonic() + RECONNECT_SECONDS
-            with self._send_lock:
+            with self._state_lock:
                 self._socket = None
             for session in list(self._sessions.values()):
                 session.lane.detach()
             if self._closed:
                 break
             if time.monotonic() > deadline:
-                self._fail(problem)
+                self._fail(problem, f"broke and did not come back within {RECONNECT_SECONDS:g} s ({problem})")
                 return
             time.sleep(pause)
             pause = min(pause * 2, 1.0)
 
-    def _fail(self, problem: BaseException) -> None:
-        self._closed = True
+    def _fail(self, problem: BaseException, how: str) -> None:
+        sessions = self._end()
         if not self._ready.is_set():
-            self._failure = problem if isinstance(problem, RunkitError) else ConnectionLost(str(problem))
+            self._failure = (
+                problem if isinstance(problem, RunkitError) else ConnectionLost(str(problem) or repr(problem))
+            )
         self._ready.set()
-        lost = ConnectionLost(
-            f"the connection to {self.name!r} broke and did not come back within {RECONNECT_SECONDS:g} s ({problem}); "
-            "the call may still be running there"
-        )
-        for session in list(self._sessions.values()):
+        lost = ConnectionLost(f"the connection to {self.name!r} {how}; the call may still be running there")
+        for session in sessions:
             session.fail(lost)
+
+    def _end(self) -> list[Session]:
+        """There will be no more sessions, and nothing more is sent; gives those there are."""
+        with self._state_lock:
+            self._closed = True
+            ws, self._socket = self._socket, None
+            sessions = list(self._sessions.values())
+        if ws is not None:
+            ws.abort()
+        return sessions
 
     def _read(self, ws: WebSocket) -> None:
         for opcode, data in ws.messages():
@@ -274,14 +299,9 @@ class Connection:
 
     def close(self) -> None:
         """Say good-bye and close. What runs over there goes on; calls waiting here end with `ConnectionLost`."""
-        self._closed = True
         for session in list(self._sessions.values()):
             session.bye()
-        with self._send_lock:
-            ws, self._socket = self._socket, None
-        if ws is not None:
-            ws.abort()
-        for session in list(self._sessions.values()):
+        for session in self._end():
             session.fail(
                 ConnectionLost(f"the connection to {self.name!r} was closed here; the call goes on over there")
             )
@@ -299,6 +319,7 @@ class WebSocket:
 
     def __init__(self, sock: socket.socket, token: str, path: str = "/v1/ws"):
         self._sock = sock
+        self._lock = threading.Lock()  # of whoever sends
         self._protocol = ClientProtocol(parse_uri(f"ws://127.0.0.1{path}"), max_size=None)
         request = self._protocol.connect()
         request.headers["Authorization"] = f"Bearer {token}"
@@ -332,18 +353,30 @@ class WebSocket:
                 self._sock.sendall(data)
 
     def text(self, data: bytes) -> None:
-        self._protocol.send_text(data)
-        self._flush()
+        with self._lock:
+            self._protocol.send_text(data)
+            self._flush()
 
     def binary(self, data: bytes) -> None:
-        self._protocol.send_binary(data)
-        self._flush()
+        with self._lock:
+            self._protocol.send_binary(data)
+            self._flush()
+
+    def _answer(self) -> None:
+        """Send what the protocol answers by itself to a ping or a close.
+
+        In a thread of its own: the reader must not wait for somebody who sends, since that one may be waiting for the reader.
+        """
+        with contextlib.suppress(OSError), self._lock:
+            self._flush()
 
     def messages(self) -> Any:
         """The messages as (opcode, bytes), until the connection ends with OSError."""
         while True:
             for event in self._protocol.events_received():
-                if isinstance(event, WebSocketFrame) and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+                if not isinstance(event, WebSocketFrame):
+                    continue
+                if event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
                     if event.fin and not self._fragments:
                         yield event.opcode, event.data
                         continue
@@ -353,6 +386,8 @@ class WebSocket:
                     if event.fin:
                         whole, self._fragments = b"".join(self._fragments), []
                         yield self._kind, whole
+                elif event.opcode is not Opcode.PONG:
+                    spawn("answer", self._answer)
             self._receive()
 
     def abort(self) -> None:

@@ -7,6 +7,7 @@ import html
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +21,7 @@ from runkit.client.remote import RemoteObject
 from runkit.client.request import DEFAULTS, Options
 from runkit.client.roots import Location, importable, locate
 from runkit.client.session import Target
-from runkit.errors import EnvNotFound, UsageError
+from runkit.errors import UsageError
 from runkit.model.env import as_env
 from runkit.model.mistakes import plainly
 from runkit.wire import codec, handles
@@ -40,7 +41,6 @@ class Function:
         self._options = options
         self._invoker: Invoker | None = None
         self._cluster: Cluster | None = None
-        self._sent_env: EnvLike = None
         self.name = name or getattr(fn, "__name__", type(fn).__name__)
         self.__doc__ = getattr(fn, "__doc__", None)
         self.__name__ = self.name
@@ -90,8 +90,8 @@ class Function:
         target = Target({**target.meta, "roots": placed.roots}, target.parts)
         bound = Function(self._fn, self.name, self._env, self._options)
         bound._cluster = cluster
-        bound._sent_env = wanted
-        bound._invoker = Invoker(cluster, placed.env, label, target, kind_of(self._fn), self._options, python)
+        again = partial(cluster.place, wanted, location, by_value=label if python else None)
+        bound._invoker = Invoker(cluster, placed.env, label, target, kind_of(self._fn), self._options, python, again)
         if name is not None:
             bound.name = name
             cluster.put(name, self._fn, env=placed.env, roots=placed.roots)
@@ -101,10 +101,7 @@ class Function:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._invoker is None:
             return self._fn(*args, **kwargs)
-        try:
-            return self._invoker(*args, **kwargs)
-        except EnvNotFound:  # the cluster was set up anew since: nothing has run
-            return self._sent_again()(*args, **kwargs)
+        return self._invoker(*args, **kwargs)
 
     def local(self, *args: Any, **kwargs: Any) -> Any:
         """Run it here, in this process."""
@@ -147,14 +144,8 @@ class Function:
         chosen = check_options(self._options, given)
         other = Function(self._fn, self.name, self._env, chosen)
         other._cluster = self._cluster
-        other._sent_env = self._sent_env
         other._invoker = self._invoker.with_options(**given) if self._invoker is not None else None
         return other
-
-    def _sent_again(self) -> Invoker:
-        assert self._cluster is not None
-        self._invoker = self.to(self._cluster, self._sent_env)._invoker
-        return self._bound()
 
     def _bound(self) -> Invoker:
         if self._invoker is None:

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from typing import Any
 
 from runkit.client.finisher import finisher
-from runkit.client.request import Request, stopped
+from runkit.client.request import RETRIED, Request, pause_before, stopped
 from runkit.client.waiting import Waiting, deadline_of
 from runkit.errors import CallError
 from runkit.wire import frames
@@ -22,15 +22,42 @@ class Items:
     def __init__(self, request: Request, waiting: Waiting | None = None):
         self.request = request
         self.ended = False
+        self.waiting = waiting or Waiting(request)
+        self.sent = waiting is not None
+        self._retries = request.options.retries  # until it has given something
         finisher.start()  # `drop` may need it
-        if waiting is None:
-            waiting = Waiting(request)
+
+    def send(self) -> None:
+        """Begin the generator over there."""
+        self.sent = True
+        while True:
             try:
-                waiting.send()
+                self.waiting.send()
+                if self.ended and self.waiting.session is not None:  # closed meanwhile, by another thread
+                    self.waiting.session.stop(self.waiting.number, "abandoned")
+                return
+            except RETRIED:
+                if not self._again():
+                    raise
             except KeyboardInterrupt:
-                waiting.interrupted()
+                self.waiting.interrupted()
                 raise
-        self.waiting = waiting
+
+    def retry(self) -> bool:
+        """Begin it anew after a failure of runkit's own, if nothing of it has been given out; whether that was done."""
+        again = self._again()
+        if again:
+            self.send()
+        return again
+
+    def _again(self) -> bool:
+        if self.ended or not self._retries:
+            return False
+        self._retries -= 1
+        self.waiting.close()
+        time.sleep(pause_before(self.request.options.retries - self._retries))
+        self.waiting = Waiting(self.request)
+        return True
 
     def take(self, frame: frames.Frame) -> tuple[Any, bool]:
         """The item in a frame; or the generator's return value, and True."""
@@ -38,6 +65,7 @@ class Items:
         assert session is not None
         if frame.kind == frames.CANCELLED:
             raise concurrent.futures.CancelledError(stopped(frame))
+        self._retries = 0
         value = self.request.value(session, self.waiting.number, frame)
         if frame.kind == frames.RESULT:
             self.finish()
@@ -54,6 +82,8 @@ class Items:
         """Close the generator over there; its `finally` blocks run."""
         if not self.ended:
             self.finish()
+            if not self.sent:
+                return
             self.waiting.frames.put(
                 CallError(f"{self.request.label} was closed")
             )  # for a thread that waits for an item
@@ -73,26 +103,35 @@ class RemoteGenerator(Generator[Any, None, Any]):
 
     def __init__(self, request: Request, waiting: Waiting | None = None):
         self._items = Items(request, waiting)
+        if waiting is None:
+            self._items.send()
 
     def __next__(self) -> Any:
         items = self._items
         assert items is not None
         if items.ended:
             raise StopIteration
-        waiting = items.waiting
         try:
-            frame = waiting.next(deadline_of(items.request.options))
-            while frame.kind == frames.STARTED:
-                frame = waiting.next(deadline_of(items.request.options))
-            value, last = items.take(frame)
+            value, last = items.take(self._next(items))
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
-                waiting.interrupted()
+                items.waiting.interrupted()
             items.finish()
             raise
         if last:
             raise StopIteration(value)
         return value
+
+    @staticmethod
+    def _next(items: Items) -> frames.Frame:
+        while True:
+            try:
+                frame = items.waiting.next(deadline_of(items.request.options))
+                if frame.kind != frames.STARTED:
+                    return frame
+            except RETRIED:
+                if not items.retry():
+                    raise
 
     def send(self, value: Any) -> Any:
         """Only `send(None)`, which is `next()`: items flow one way."""
@@ -119,7 +158,9 @@ class RemoteGenerator(Generator[Any, None, Any]):
 
 
 class AsyncRemoteGenerator:
-    """The items of a remote async generator, for `async for`. Closed over there when it is dropped here."""
+    """The items of a remote async generator, for `async for`. Begun by the first `anext`, as generators here are; closed over
+    there when it is dropped here.
+    """
 
     _items: Items | None = None
 
@@ -135,6 +176,8 @@ class AsyncRemoteGenerator:
         if items.ended:
             raise StopAsyncIteration
         try:
+            if not items.sent:
+                await self._send(items)
             value, last = items.take(await self._next(items))
         except asyncio.CancelledError:
             items.close("cancel")
@@ -146,7 +189,21 @@ class AsyncRemoteGenerator:
             raise StopAsyncIteration
         return value
 
+    async def _send(self, items: Items) -> None:
+        if items.request.goes_at_once:
+            items.send()
+        else:
+            await asyncio.to_thread(items.send)  # the loop goes on while the worker is asked for
+
     async def _next(self, items: Items) -> frames.Frame:
+        while True:
+            try:
+                return await self._arrival(items)
+            except RETRIED:
+                if not await asyncio.to_thread(items.retry):
+                    raise
+
+    async def _arrival(self, items: Items) -> frames.Frame:
         loop, arrived, waiting = asyncio.get_running_loop(), asyncio.Event(), items.waiting
 
         def notify() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -51,8 +52,10 @@ def check_options(current: Options, given: dict[str, Any]) -> Options:
         known = ", ".join(Options.__dataclass_fields__)
         raise UsageError(f"unknown option(s) {', '.join(sorted(unknown))}; there are {known}")
     timeout, retries, concurrency = given.get("timeout"), given.get("retries", 0), given.get("concurrency")
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0):
-        raise UsageError(f"timeout is a number of seconds above 0, not {timeout!r}")
+    if timeout is not None and (
+        isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= threading.TIMEOUT_MAX
+    ):
+        raise UsageError(f"timeout is a number of seconds above 0, or None for no limit, not {timeout!r}")
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
         raise UsageError(f"retries is how often a call may be made again, not {retries!r}")
     if concurrency is not None and (
@@ -70,8 +73,8 @@ class Invoker:
     Args:
         target: what the worker calls.
         kind: what calling it gives: "call", "async", "gen" or "asyncgen".
-        prepare: run before the first call; makes sure that the env is there.
         python: the client's minor version, if the code travels by value.
+        prepare: sends the env again; called where the cluster has it no more.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class Invoker:
         kind: str = "call",
         options: Options = DEFAULTS,
         python: str | None = None,
-        extra: dict[str, Any] | None = None,
+        prepare: Callable[[], Any] | None = None,
     ):
         self.caller = caller
         self.env = env
@@ -92,19 +95,30 @@ class Invoker:
         self.kind = kind
         self.chosen = options
         self.python = python
-        self._extra = extra or {}
-        self._meta = {**options.meta(), **self._extra}
+        self._prepare = prepare
+        self._meta = options.meta()
 
     def with_options(self, **given: Any) -> Invoker:
         """The same with other options."""
         chosen = check_options(self.chosen, given)
-        return Invoker(self.caller, self.env, self.label, self.target, self.kind, chosen, self.python, self._extra)
+        return Invoker(self.caller, self.env, self.label, self.target, self.kind, chosen, self.python, self._prepare)
 
     def request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
         """A call with these arguments, pickled now."""
         with sending_to(self.caller):
             parts = codec.dump((args, kwargs), f"an argument of {self.label}")
-        return Request(self.caller, self.env, self.label, parts, self.chosen, self._meta, self.target, "", self.python)
+        return Request(
+            self.caller,
+            self.env,
+            self.label,
+            parts,
+            self.chosen,
+            self._meta,
+            self.target,
+            "",
+            self.python,
+            self._prepare,
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         request = self.request(args, kwargs)
@@ -128,11 +142,22 @@ class Invoker:
 
     def starmap(self, arguments: Iterable[Iterable[Any]]) -> Iterator[Any]:
         """The same for ready tuples of arguments."""
-        return Results(lambda args: self.submit(*args), arguments, max(IN_FLIGHT, 2 * (self.chosen.concurrency or 0)))
+        window = max(IN_FLIGHT, 2 * (self.chosen.concurrency or 0))
+        if self.chosen.timeout is not None and self.chosen.concurrency is not None:
+            window = self.chosen.concurrency  # a call's time counts from sending: none is sent to wait for its turn
+        return Results(lambda args: self.submit(*args), arguments, window)
 
 
 async def _awaited(request: Request) -> Any:
-    return await Call(request).start()
+    call = Call(request)
+    if request.goes_at_once:
+        return await call.start()
+    try:
+        await asyncio.to_thread(call.start_aside)  # the loop goes on while the worker is asked for
+    except asyncio.CancelledError:
+        call.stop()
+        raise
+    return await call
 
 
 class Results(Iterator[Any]):
@@ -143,6 +168,7 @@ class Results(Iterator[Any]):
         self._arguments = iter(arguments)
         self._window = window
         self._calls: deque[Call] = deque()
+        self._problem: Exception | None = None  # with the arguments that come next
         finisher.start()
         self._fill()
 
@@ -152,21 +178,32 @@ class Results(Iterator[Any]):
                 args = next(self._arguments)
             except StopIteration:
                 return
-            self._calls.append(self._submit(args))
+            except Exception as error:
+                self._fail_later(error)
+                return
+            try:
+                self._calls.append(self._submit(args))
+            except Exception as error:
+                self._fail_later(error)
+
+    def _fail_later(self, error: Exception) -> None:
+        """Raise it at its place: after the results of what has been sent."""
+        self._problem, self._arguments = error, iter(())
 
     def __next__(self) -> Any:
         if not self._calls:
-            raise StopIteration
+            problem, self._problem = self._problem, None
+            raise problem if problem is not None else StopIteration
         try:
             result = self._calls[0].result()
+            self._calls.popleft()
+            self._fill()
         except KeyboardInterrupt:
             self._stop_all()
             raise
         except BaseException:
             self.close()
             raise
-        self._calls.popleft()
-        self._fill()
         return result
 
     def _stop_all(self) -> None:
@@ -180,7 +217,7 @@ class Results(Iterator[Any]):
 
     def close(self) -> None:
         """Send no more calls, and cancel those that wait for their turn."""
-        self._arguments = iter(())
+        self._arguments, self._problem = iter(()), None
         _drop(self._calls)
 
     def __del__(self) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from runkit.client.envs import HERE
-from runkit.client.session import Session, Target
+from runkit.client.session import Begun, Session, Sink, Target
 from runkit.errors import (
     ConnectionLost,
+    EnvNotFound,
     PythonMismatch,
     ResultNotLoadable,
     RunkitError,
@@ -24,6 +25,11 @@ GRACE = 5.0
 
 RETRIED = (WorkerDied, ConnectionLost, ServerError)
 """What `retries` covers: runkit's own failures, never the user's exceptions."""
+
+
+def pause_before(attempt: int) -> float:
+    """Seconds to wait before a call is made for the `attempt`-th time again."""
+    return float(min(0.1 * 2 ** (attempt - 1), 5.0))
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Caller(Protocol):
 
     name: str
 
+    def has_session(self, env: str) -> bool: ...
     def session(self, env: str) -> Session: ...
     def replace_worker(self, env: str, generation: int | None, only_if_alone: bool, why: str) -> dict[str, Any]: ...
     def local_folders(self, roots_home: str) -> dict[str, str]: ...
@@ -79,6 +86,7 @@ class Request:
         target: what is called; None for a built-in operation, named by `operation`.
         parts: the pickled arguments.
         label: how messages name it, e.g. "np_sum".
+        prepare: sends the env again; called, before anything of the call has been written, where the cluster has no such env.
     """
 
     caller: Caller
@@ -90,26 +98,41 @@ class Request:
     target: Target | None = None
     operation: str = ""
     python: str | None = None
+    prepare: Callable[[], Any] | None = None
 
-    def send(self, sink: Callable[[Any], Any], begun: Callable[[Session, int], None], later: bool = False) -> None:
-        """Send it; what comes back goes to `sink`. `begun` learns the call's number before anything is sent."""
+    @property
+    def goes_at_once(self) -> bool:
+        """Whether it can be sent without waiting for the env's worker."""
+        return self.caller.has_session(self.env)
+
+    def send(self, sink: Sink, begun: Begun, later: bool = False) -> None:
+        """Send it, at most once; what comes back goes to `sink`. `begun` learns the call's number before anything is sent."""
         for _ in range(5):
-            session = self.caller.session(self.env)
+            session = self._session()
             if session.python and session.python != HERE and (self.python is not None or codec.by_value(self.parts)):
                 raise python_mismatch(
                     self.label if self.python else f"an argument of {self.label}", HERE, session.python, self.env
                 )
-            number = session.begin(sink)
-            begun(session, number)
+            number = session.begin(sink, begun)
+            if number is None:  # it has just ended
+                continue
             if self.target is not None:
-                sent = session.call(number, self.target, self.meta, self.parts, later)
+                session.call(number, self.target, self.meta, self.parts, later)
             else:
-                sent = session.operate(number, self.operation, self.meta, self.parts)
-            if sent:
-                return
+                session.operate(number, self.operation, self.meta, self.parts)
+            return
         raise ConnectionLost(
             f"the process of env {self.env!r} was replaced each time as {self.label} was sent; it did not run"
         )
+
+    def _session(self) -> Session:
+        try:
+            return self.caller.session(self.env)
+        except EnvNotFound:
+            if self.prepare is None:
+                raise
+        self.prepare()  # the cluster was set up anew since
+        return self.caller.session(self.env)
 
     def value(self, session: Session, number: int, frame: frames.Frame) -> Any:
         """The result in a frame, or its exception raised."""

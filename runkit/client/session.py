@@ -25,6 +25,9 @@ BUSY = 8
 Sink = Callable[[Any], Any]
 """Takes what comes for one call: frames, or the exception that ended the session."""
 
+Begun = Callable[["Session", int], Any]
+"""Learns a call's session and number."""
+
 
 class Target:
     """Something to call, as the worker is told of it once per session.
@@ -52,7 +55,9 @@ class Session:
         self.python = ""
         self.roots_home = ""
         self.socket_path: str | None = None
-        self.usable = True
+        self.usable = False
+        """Whether calls can be sent on it: it has been greeted and has not ended."""
+
         self.failure: BaseException | None = None
         self.lane = Lane(want_bulk=self._want_bulk)
         self._connection = connection
@@ -61,7 +66,8 @@ class Session:
         self._sinks: dict[int, Sink] = {}
         self._targets: dict[int, int] = {}
         self._defined: dict[int, Target] = {}  # keeps targets alive, so that their ids stay theirs
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of `usable` and `_sinks` together
+        self._define_lock = threading.Lock()
         self._bulk_lock = threading.Lock()
         self.greeted = threading.Event()
 
@@ -76,32 +82,37 @@ class Session:
 
     # -- calls
 
-    def begin(self, sink: Sink) -> int:
-        """A number for a new call; what comes for it goes to `sink`."""
-        number = next(self._calls)
-        self._sinks[number] = sink
-        return number
+    def begin(self, sink: Sink, begun: Begun) -> int | None:
+        """A number for a new call; what comes for it goes to `sink`, the end of the session included.
 
-    def call(self, number: int, target: Target, meta: dict[str, Any], parts: list[Any], later: bool = False) -> bool:
-        """Send a call of a target; `later`: where many are under way it may wait half a millisecond for the next one.
+        Args:
+            begun: learns the number before anything can arrive.
 
         Returns:
-            False if the session ended before it could be sent; nobody else is told then.
+            None if the session has ended: the call cannot be sent on it, and `sink` hears nothing.
         """
+        number = next(self._calls)
+        begun(self, number)
+        with self._lock:
+            if not self.usable:
+                return None
+            self._sinks[number] = sink
+        return number
+
+    def call(self, number: int, target: Target, meta: dict[str, Any], parts: list[Any], later: bool = False) -> None:
+        """Send a call of a target; `later`: where many are under way it may wait half a millisecond for the next one."""
         index = self._targets.get(id(target))
         if index is None:
             index = self._define(target)
         later = later and len(self._sinks) > BUSY
         self.lane.send(frames.CALL, number, {"t": index, **meta}, parts, later=later)
-        return self.usable or self._sinks.pop(number, None) is None
 
-    def operate(self, number: int, operation: str, meta: dict[str, Any], parts: list[Any]) -> bool:
-        """Send a built-in operation; as `call`."""
+    def operate(self, number: int, operation: str, meta: dict[str, Any], parts: list[Any]) -> None:
+        """Send a built-in operation."""
         self.lane.send(frames.CALL, number, {"op": operation, **meta}, parts)
-        return self.usable or self._sinks.pop(number, None) is None
 
     def _define(self, target: Target) -> int:
-        with self._lock:
+        with self._define_lock:
             index = self._targets.get(id(target))
             if index is None:
                 index = len(self._defined) + 1
@@ -141,6 +152,8 @@ class Session:
             self.roots_home = frame.meta.get("roots_home", "")
             write = self._connection.send_bytes
             self.lane.attach(lambda data: write(self.route, data), frame.meta["received"])
+            with self._lock:
+                self.usable = self.failure is None
             self.greeted.set()
             if self.lane.owes_blobs or self.lane.had_bulk:  # what was on its way on the last one may be lost
                 self._want_bulk()
@@ -159,8 +172,13 @@ class Session:
         """The server says that the worker's side has ended; every call here ends with the reason."""
         reason = closed.get("reason", "died")
         problem = closed.get("error")
-        if problem and problem.get("type") != "EnvNotFound":
-            error: Exception = problems.from_json(problem)
+        if reason == "unknown" and self.generation is not None:  # the cluster was set up anew: what ran here has ended
+            why = f": {problem['message']}" if problem else ""
+            error: Exception = WorkerDied(
+                f"the process of env {self.env!r} on cluster {self._connection.name!r} is gone{why}"
+            )
+        elif problem and problem.get("type") != "EnvNotFound":
+            error = problems.from_json(problem)
         elif reason == "unknown":
             error = EnvNotFound(
                 f"cluster {self._connection.name!r} has no env {self.env!r}; send it with env.to(cluster) or fn.to(cluster, env=...)"
@@ -176,13 +194,14 @@ class Session:
 
     def fail(self, error: BaseException) -> None:
         """End the session and every call of it."""
-        self.usable = False
-        self.failure = error
+        with self._lock:
+            self.usable = False
+            self.failure = self.failure or error
+            sinks, self._sinks = self._sinks, {}
         self.greeted.set()
         self._connection.forget(self)
         self.lane.detach()
-        while self._sinks:
-            _, sink = self._sinks.popitem()
+        for sink in list(sinks.values()):
             sink(error)
         finisher.release()
 
