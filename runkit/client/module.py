@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import uuid
+from functools import partial
 from typing import Any
 
 from runkit.client.cluster import Cluster, as_cluster
@@ -42,7 +44,8 @@ class Module:
         target = Target({**target.meta, "roots": placed.roots}, target.parts)
         bound = Module(self._cls, self._env)
         bound._cluster = cluster
-        bound._invoker = Invoker(cluster, placed.env, self.name, target, "call", Options(), python)
+        again = partial(cluster.place, wanted, location, by_value=self.name if python else None)
+        bound._invoker = Invoker(cluster, placed.env, self.name, target, "call", Options(), python, again)
         return bound
 
     @plainly
@@ -50,14 +53,29 @@ class Module:
         """Construct an instance in the env's object store.
 
         Args:
-            name: its key; made up otherwise. An object already under it is replaced.
+            name: its key; made up otherwise. An object already under it is replaced. A parameter `name` of the class's own is
+                given by position.
+
+        Raises:
+            UsageError: the class has a parameter `name` of its own, which was not given by position.
         """
+        if name is not None and "name" in _open_parameters(self._cls, args, kwargs):
+            if self._invoker is None:  # it is no key here
+                return self._cls(*args, name=name, **kwargs)
+            raise UsageError(
+                f"{self.name} has a parameter `name` of its own, and name= is the key that the object is stored under: "
+                f"give the parameter by position, as in {self.name}({name!r}, name='a key')"
+            )
         if self._invoker is None:
             return self._cls(*args, **kwargs)
+        return self._construct(name, args, kwargs)
+
+    def _construct(self, name: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RemoteObject:
+        assert self._invoker is not None
         key = check_name("key", name) if name is not None else f"{self.name}-{uuid.uuid4().hex[:8]}"
-        made = self._invoker.with_options(keep=key)(*args, **kwargs)
+        self._invoker.with_options(keep=key)(*args, **kwargs)
         kind = f"{self._cls.__module__}.{self._cls.__qualname__}"
-        return RemoteObject(self._cluster, made.env, key, kind, methods(self._cls))  # type: ignore[arg-type]  # bound: has one
+        return RemoteObject(self._cluster, self._invoker.env, key, kind, methods(self._cls))  # type: ignore[arg-type]  # bound: has one
 
     @plainly
     def get_or_to(self, cluster: Cluster, env: EnvLike = None, name: str | None = None) -> Any:
@@ -70,7 +88,7 @@ class Module:
             raise UsageError("get_or_to needs name=, the key to look for")
         cluster = as_cluster(cluster)
         found = cluster.get(name, default=None, remote=True)
-        return found if found is not None else self.to(cluster, env=env)(name=name)
+        return found if found is not None else self.to(cluster, env=env)._construct(name, (), {})
 
     def __reduce__(self) -> Any:
         # Among the arguments of a call it is the class itself.
@@ -80,6 +98,15 @@ class Module:
         if self._invoker is None:
             return f"<Module {self.name} (here; .to(cluster) sends it)>"
         return f"<Module {self.name} on {self._invoker.caller.name!r}, env {self._invoker.env!r}>"
+
+
+def _open_parameters(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[str]:
+    """The constructor's parameters that these arguments leave open; none where it cannot be asked."""
+    try:
+        signature = inspect.signature(cls)
+        return set(signature.parameters) - set(signature.bind_partial(*args, **kwargs).arguments)
+    except (TypeError, ValueError):
+        return set()
 
 
 @plainly

@@ -242,6 +242,19 @@ class Fetcher:
     def key(self) -> str:
         return "my key"
 
+    def env(self) -> str:
+        return "my env"
+
+
+class Named:
+    """Has a parameter that is called like the key."""
+
+    def __init__(self, name: str = "nobody"):
+        self.name = name
+
+    def who(self) -> str:
+        return self.name
+
 
 def identity_of(key: str) -> int:
     return id(rk.here.get(key))

@@ -238,16 +238,26 @@ def test_another_version_replaces_an_idle_server(second: rk.Cluster, host: Host,
 def test_stopping_leaves_nothing(second: rk.Cluster, cluster: rk.Cluster, host: Host) -> None:
     port = second.up_if_not().server_port
     assert f":{port}" in listening(host)
+    envs = [rk.env(name=f"again-{i}", root_reqs=False) for i in range(3)]
+    submitted, mapped = (rk.function(jobs.add).to(second, env=env) for env in envs[:2])
+    constructed = rk.module(jobs.Trainer).to(second, env=envs[2])
+    call = rk.function(jobs.nap).to(second, env=envs[0]).submit(60)
     second.stop_server()
     assert not listening(host) & {f":{number}" for number in range(port, port + 100)}
     left = host.run("ps -eo pid,args | grep -v grep").stdout
     assert f"/{port}/" not in left
     assert f"--port {port}" not in left
     assert second.is_up() is False
+    with pytest.raises((rk.errors.WorkerDied, rk.errors.ConnectionLost)):
+        call.result(20)
     assert cluster.is_up() is True
     assert rk.function(jobs.add).to(cluster)(1, 2) == 3
     assert rk.function(jobs.add).to(second)(1, 2) == 3  # and starts again
     assert second.keys() == []
+    # Envs that went with it are sent again, whichever way they are called.
+    assert submitted.submit(1, 2).result() == 3
+    assert list(mapped.map([1, 2])) == [1, 2]
+    assert constructed(0.5).remote.lr == 0.5
     second.stop_server()
 
 
