@@ -210,10 +210,10 @@ class Connected:
         deployed, synced = self.link.send(wanted, code, roots, working_dir, force)
         return PlacedCode(deployed.name, synced, deployed.lost_keys)
 
-    def has_session(self, env: str) -> bool:
-        """Whether there is a session with an env's worker that calls can be sent on at once."""
+    def ready_session(self, env: str) -> Session | None:
+        """The session with an env's worker if there is one that calls can be sent on at once."""
         link = self._link
-        return link is not None and link.connection.ready_session(env) is not None
+        return link.connection.ready_session(env) if link is not None else None
 
     def session(self, env: str) -> Session:
         """The session with an env's worker."""

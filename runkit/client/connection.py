@@ -9,13 +9,14 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.frames import Frame as WebSocketFrame
-from websockets.frames import Opcode
+from websockets.frames import Opcode, apply_mask  # type: ignore[attr-defined]  # it is there, in C where that was built
+from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from runkit.client.session import Session
@@ -26,6 +27,8 @@ RECONNECT_SECONDS = float(os.environ.get("RUNKIT_RECONNECT_SECONDS", "60"))
 """How long a broken connection is tried again before its calls fail with `ConnectionLost`."""
 
 _ROUTE = struct.Struct("<H")
+_HEAD16 = struct.Struct("!BBH")
+_HEAD64 = struct.Struct("!BBQ")
 
 
 class Connection:
@@ -310,7 +313,8 @@ class Connection:
 class WebSocket:
     """RFC 6455 over a connected socket: the library's protocol, this module's own reads and writes.
 
-    No thread stands between the socket and the caller, which the library's own client has.
+    No thread stands between the socket and the caller, which the library's own client has; and messages are framed here, since
+    a system call for each mask lets other threads in, at the price of a call.
 
     Raises:
         NotAuthorized: the server refused the token.
@@ -320,6 +324,7 @@ class WebSocket:
     def __init__(self, sock: socket.socket, token: str, path: str = "/v1/ws"):
         self._sock = sock
         self._lock = threading.Lock()  # of whoever sends
+        self._masks: Iterator[bytes] = iter(())
         self._protocol = ClientProtocol(parse_uri(f"ws://127.0.0.1{path}"), max_size=None)
         request = self._protocol.connect()
         request.headers["Authorization"] = f"Bearer {token}"
@@ -353,14 +358,33 @@ class WebSocket:
                 self._sock.sendall(data)
 
     def text(self, data: bytes) -> None:
-        with self._lock:
-            self._protocol.send_text(data)
-            self._flush()
+        self._send(0x81, data)
 
     def binary(self, data: bytes) -> None:
+        self._send(0x82, data)
+
+    def _send(self, first: int, data: bytes) -> None:
+        """Send a message of one frame, masked as a client has to (RFC 6455, 5.3)."""
+        length = len(data)
+        if length < 126:
+            head = bytes((first, 0x80 | length))
+        elif length < 65536:
+            head = _HEAD16.pack(first, 0x80 | 126, length)
+        else:
+            head = _HEAD64.pack(first, 0x80 | 127, length)
         with self._lock:
-            self._protocol.send_binary(data)
-            self._flush()
+            if self._protocol.state is not State.OPEN:
+                raise ConnectionLost("the connection has been closed")
+            self._sock.sendall(b"".join((head, mask := self._mask(), apply_mask(data, mask))))
+
+    def _mask(self) -> bytes:
+        """Four unpredictable bytes; taken from the system many at a time."""
+        mask = next(self._masks, None)
+        if mask is None:
+            drawn = os.urandom(4096)
+            self._masks = (drawn[at : at + 4] for at in range(4, 4096, 4))
+            mask = drawn[:4]
+        return mask
 
     def _answer(self) -> None:
         """Send what the protocol answers by itself to a ping or a close.

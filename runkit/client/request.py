@@ -71,7 +71,7 @@ class Caller(Protocol):
 
     name: str
 
-    def has_session(self, env: str) -> bool: ...
+    def ready_session(self, env: str) -> Session | None: ...
     def session(self, env: str) -> Session: ...
     def replace_worker(self, env: str, generation: int | None, only_if_alone: bool, why: str) -> dict[str, Any]: ...
     def local_folders(self, roots_home: str) -> dict[str, str]: ...
@@ -103,12 +103,12 @@ class Request:
     @property
     def goes_at_once(self) -> bool:
         """Whether it can be sent without waiting for the env's worker."""
-        return self.caller.has_session(self.env)
+        return self.caller.ready_session(self.env) is not None
 
     def send(self, sink: Sink, begun: Begun, later: bool = False) -> None:
         """Send it, at most once; what comes back goes to `sink`. `begun` learns the call's number before anything is sent."""
         for _ in range(5):
-            session = self._session()
+            session = self.caller.ready_session(self.env) or self._session()
             if session.python and session.python != HERE and (self.python is not None or codec.by_value(self.parts)):
                 raise python_mismatch(
                     self.label if self.python else f"an argument of {self.label}", HERE, session.python, self.env

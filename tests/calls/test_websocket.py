@@ -138,6 +138,21 @@ def test_a_ping_during_a_send_that_waits_for_the_reader() -> None:
     assert WSMsgType.PONG in kinds
 
 
+def test_messages_of_every_length() -> None:
+    async def echo(ws: web.WebSocketResponse) -> None:
+        async for message in ws:
+            await ws.send_bytes(message.data)
+
+    lengths = [0, 1, 125, 126, 127, 65535, 65536, 300_000] + [3] * 3000
+    with served(echo) as (port, _), client(port) as ws:
+        got: list[bytes] = []
+        read(ws, got)
+        for i, length in enumerate(lengths):
+            ws.binary(bytes([i % 256]) * length)
+        assert until(lambda: len(got) == len(lengths), SECONDS)
+    assert got == [bytes([i % 256]) * length for i, length in enumerate(lengths)]
+
+
 def test_a_close_is_answered() -> None:
     async def close(ws: web.WebSocketResponse) -> bool:
         return await ws.close(code=1000)
@@ -241,8 +256,6 @@ async def test_the_event_loop_goes_on_while_the_worker_is_asked_for() -> None:
 
     with served(slow) as (port, _), connected(port) as connection:
         await asyncio.to_thread(connection.wait_ready, SECONDS)
-        caller: Any = SimpleNamespace(
-            name="played", session=connection.session, has_session=lambda env: connection.ready_session(env) is not None
-        )
+        caller: Any = SimpleNamespace(name="played", session=connection.session, ready_session=connection.ready_session)
         add = Invoker(caller, "default", "add", Target({"ref": ["m", "add"]}), "async")
         assert (await asyncio.gather(add(1, 2), meanwhile()))[0] == 3
