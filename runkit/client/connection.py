@@ -181,6 +181,7 @@ class Connection:
         pause = 0.02
         while not self._closed:
             problem: BaseException
+            stood = False
             try:
                 ws = WebSocket(prepare(self._open_stream(None)), self._token)
                 ws.text(json.dumps({"hello": self._hello}).encode())
@@ -188,7 +189,7 @@ class Connection:
                     if self._closed:
                         ws.abort()
                         return
-                    self._socket = ws
+                    self._socket, stood = ws, True
                     known = list(self._sessions.values())
                 for session in known:
                     self._open_route(session)
@@ -196,12 +197,11 @@ class Connection:
                 pause = 0.02
                 self._read(ws)
                 problem = ConnectionLost("the server closed the connection")
-                deadline = time.monotonic() + RECONNECT_SECONDS
             except NotAuthorized as error:
                 problem, deadline = error, 0.0
             except (RunkitError, OSError, WebSocketException) as error:
                 problem = error
-            if self._socket is not None:
+            if stood:  # whoever has noticed its end first
                 deadline = time.monotonic() + RECONNECT_SECONDS
             with self._state_lock:
                 self._socket = None

@@ -137,7 +137,8 @@ class Function:
         Args:
             timeout: seconds from sending to the last byte (of a generator: each item).
             stream_logs: print here what it prints over there (True).
-            retries: how often a call is made again after a failure of runkit's own, never of the user's code (0).
+            retries: how often a call is made again after a failure of runkit's own, never of the user's code (0); a generator
+                only as long as it has given nothing.
             concurrency: how many calls of this function run at once over there.
             keep: a key; the result stays over there and a handle comes back.
         """

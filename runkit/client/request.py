@@ -39,7 +39,8 @@ class Options:
     Args:
         timeout: seconds from sending to the last byte (of a generator: each item); None for no limit.
         stream_logs: print here what it prints over there.
-        retries: how many times a call is made again after a failure of runkit's own (the worker died, the connection broke).
+        retries: how many times a call is made again after a failure of runkit's own (the worker died, the connection broke);
+            a generator only as long as it has given nothing.
         concurrency: how many calls of this function or object run at once over there; None for no limit.
         keep: a key; the result stays over there under it and a handle comes back.
     """

@@ -8,6 +8,7 @@ import json
 import socket
 import struct
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -171,6 +172,28 @@ def test_a_way_that_fails_unexpectedly_is_an_error() -> None:
     connection = Connection("played", stream, "token", {}, True)
     with pytest.raises(rk.errors.ConnectionLost, match="no way"):
         connection.wait_ready(SECONDS)
+
+
+def test_a_sender_that_notices_the_end_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time to reconnect counts from the end of a connection, however long that one stood."""
+    monkeypatch.setattr("runkit.client.connection.RECONNECT_SECONDS", 0.3)
+    came: list[web.WebSocketResponse] = []
+
+    async def listen(ws: web.WebSocketResponse) -> None:
+        came.append(ws)
+        async for _ in ws:
+            pass
+
+    def torn(ws: WebSocket) -> None:
+        raise BrokenPipeError
+
+    with served(listen) as (port, _), connected(port) as connection:
+        connection.wait_ready(SECONDS)
+        time.sleep(0.5)
+        with pytest.raises(BrokenPipeError):
+            connection._send(torn)
+        assert until(lambda: len(came) == 2 or not connection.alive, SECONDS)
+        assert connection.alive
 
 
 def test_what_is_no_message_ends_the_connection() -> None:
