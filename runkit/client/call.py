@@ -19,7 +19,7 @@ from runkit.client.printing import Printer
 from runkit.client.request import GRACE, RETRIED, Request, pause_before, replace_worker, stopped
 from runkit.client.session import Session
 from runkit.client.waiting import Waiting, deadline_of
-from runkit.errors import CallTimeout, RunkitError
+from runkit.errors import CallTimeout
 from runkit.wire import frames
 from runkit.wire.streams import spawn
 
@@ -165,7 +165,7 @@ class Call(concurrent.futures.Future[Any]):
             return
         try:
             self.start_aside()
-        except RunkitError as error:
+        except Exception as error:  # whatever it is: somebody waits for this call
             self._failed(error)
 
     def _set(self, value: Any, error: BaseException | None) -> None:
