@@ -119,7 +119,7 @@ def measure(
     # Runhouse first: its server wants the port that is also runkit's default.
     run("runhouse", lambda: runhouse.measure(host, place.make_root("runhouse"), calls=100))
     run("starts/import", lambda: {"import": starts.import_runkit()})
-    run("starts/worker", lambda: {"worker_above_pass": starts.worker()})
+    run("starts/worker", lambda: {"worker": starts.worker()})
     session = Session(host)
     run(groups[0], lambda: session.open() and {})
     if session.env is None:

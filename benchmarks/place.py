@@ -93,25 +93,17 @@ def python_of_host(host: Host) -> str:
 
 
 def venv(name: str, python: str, *requirements: str) -> Path:
-    """The venv of a peer, made once; Absent when its packages cannot be installed. Returns its `bin`."""
+    """A venv, made once, of a peer or empty; Absent when its packages cannot be installed. Returns its `bin`."""
     folder = PLACE / "venvs" / name
     wanted = json.dumps([python, *requirements])
     done = folder / "benchmark.json"
     if not done.exists() or done.read_text() != wanted:
         uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
-        for command in (
-            [uv, "venv", "--quiet", "--clear", "--python", python, str(folder)],
-            [
-                uv,
-                "pip",
-                "install",
-                "--quiet",
-                "--link-mode=copy",
-                "--python",
-                str(folder / "bin/python"),
-                *requirements,
-            ],
-        ):
+        commands = [[uv, "venv", "--quiet", "--clear", "--python", python, str(folder)]]
+        if requirements:
+            install = [uv, "pip", "install", "--quiet", "--link-mode=copy", "--python", str(folder / "bin/python")]
+            commands.append([*install, *requirements])
+        for command in commands:
             result = subprocess.run(command, text=True, capture_output=True)
             if result.returncode:
                 raise Absent(f"{' '.join(requirements)} could not be installed: {result.stderr.strip()[-500:]}")

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import Any
 
+import numpy
+
 import runkit as rk
 from benchmarks.measures.session import Session, cluster_on
+from benchmarks.place import PLACE
 from benchmarks.stats import median, timed
 from tests.hosts import Host
 
-NUMPYS = (
-    "numpy",
-    "numpy==2.2.5",
-    "numpy==2.2.4",
-    "numpy==2.2.3",
-    "numpy==2.2.2",
-)  # each new to the host: an env is built once
+# Each is new to the host, which builds an env once: pinned, none twice, and not the one of the calls' env.
+NUMPYS = [
+    version
+    for version in ("2.2.5", "2.2.4", "2.2.3", "2.2.2", "2.2.1", "2.2.0", "2.1.3", "2.1.2", "2.1.1", "2.1.0")
+    if version != numpy.__version__
+]
 
 
 def first_numpy(session: Session, other: Host, rounds: int) -> dict[str, Any]:
-    """`.to()` of an env whose wheel the client has (it went to another host before) and this host has never seen."""
+    """`.to()` of an env that this host has never seen, resolved anew; its wheel is in uv's cache, because it went to another host."""
     warm = cluster_on(other, "bench-warm").up_if_not()
     times = []
-    for number, requirement in enumerate(NUMPYS[:rounds]):
-        function = rk.function(session.functions.echo)  # type: ignore[union-attr]  # open() has set it
+    function = rk.function(session.functions.echo)  # type: ignore[union-attr]  # open() has set it
+    for version in NUMPYS[:rounds]:
 
-        def send(
-            cluster: Any, name: str = f"numpy{number}", requirement: str = requirement, function: Any = function
-        ) -> Any:
-            return function.to(cluster, env=rk.env(name=name, reqs=[requirement]))
+        def send(cluster: Any, version: str = version) -> Any:
+            return function.to(cluster, env=rk.env(name=f"numpy-{version}", reqs=[f"numpy=={version}"]))
 
         send(warm)
+        shutil.rmtree(
+            PLACE / "home" / "locks", ignore_errors=True
+        )  # where the client keeps resolutions of the last day
         times.append(timed(lambda send=send: send(session.cluster)))
         assert send(session.cluster)(1) == 1
     warm.stop_server()

@@ -6,7 +6,7 @@ import compileall
 import functools
 import json
 import os
-import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -18,85 +18,96 @@ from typing import Any
 import runkit as rk
 from benchmarks.measures.session import Session
 from benchmarks.peers import ray
-from benchmarks.place import PLACE, Absent
+from benchmarks.place import PLACE, Absent, venv
 from benchmarks.stats import median, timed
+from runkit.launch.code import place as place_code
+from runkit.servlet.spawn import WorkerProcess, WorkerSpec, clean_environment
+from runkit.wire import frames
+from runkit.wire.streams import read_frames
 
 HEAVY = ("ray", "sky", "paramiko", "sshtunnel", "uvicorn", "aiohttp", "numpy")
-
-
-# Without `site`, which in a venv with editable installs imports a good part of the standard library beforehand.
-BARE = [sys.executable, "-S"]
+TOUCHED = "rk.cluster, rk.function, rk.env"
+_TOUCH = f"import runkit as rk; {TOUCHED}"
 
 
 @functools.cache
-def _installed() -> Path:
-    """A copy of runkit with its bytecode, as an installation or a host's code folder has it."""
-    folder = PLACE / "installed"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(Path(rk.__file__).parent, folder / "runkit", ignore=shutil.ignore_patterns("__pycache__"))
+def _code() -> Path:
+    """runkit's code folder as a host has it: with cloudpickle beside it, and its bytecode."""
+    folder = place_code(PLACE)
     compileall.compile_dir(folder, quiet=2)
     return folder
 
 
-def _path() -> str:
-    return f"import sys; sys.path[:0] = {[str(_installed()), sysconfig.get_path('purelib')]}; "
-
-
 def _python(code: str) -> float:
-    return timed(lambda: subprocess.run([*BARE, "-c", code], check=True, stdin=subprocess.DEVNULL))
+    """Seconds for a Python without `site`, which in a venv with editable installs imports much of the standard library."""
+    return timed(lambda: subprocess.run([sys.executable, "-S", "-c", code], check=True, stdin=subprocess.DEVNULL))
 
 
 def import_runkit(runs: int = 40) -> dict[str, Any]:
-    """Seconds above `python -c pass`, in alternating runs, and which heavy modules came along."""
-    differences = [-_python(_path() + "pass") + _python(_path() + "import runkit") for _ in range(runs)]
-    code = f"import json, runkit; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
-    came = subprocess.run([*BARE, "-c", _path() + code], check=True, capture_output=True, text=True)
-    return {"above_pass": median(differences), "heavy": json.loads(came.stdout)}
+    """Seconds above `python -c pass` in alternating runs, bare and with the lazy names touched; heavy modules that came along."""
+    path = f"import sys; sys.path[:0] = {[str(_code()), sysconfig.get_path('purelib')]}; "
+    pairs = [
+        (-(base := _python(path + "pass")) + _python(path + "import runkit"), -base + _python(path + _TOUCH))
+        for _ in range(runs)
+    ]
+    code = f"{path}{_TOUCH}; import json; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    came = subprocess.run([sys.executable, "-S", "-c", code], check=True, capture_output=True, text=True)
+    return {
+        "above_pass": median(bare for bare, _ in pairs),
+        "touched_above_pass": median(touched for _, touched in pairs),
+        "touched": TOUCHED,
+        "heavy": json.loads(came.stdout),
+    }
 
 
-def worker(runs: int = 40) -> float:
-    """Seconds from the start of a worker's process until it takes calls, above a whole `python -c pass`."""
-    return median(_worker() - _python("pass") for _ in range(runs))
+def worker(runs: int = 40) -> dict[str, float]:
+    """Seconds above `python -c pass` of the same venv until a worker listens, and until its first call's result is here.
 
-
-def _worker() -> float:
-    """Starts a worker as its keeper does, waits until it says that it is ready, and ends it."""
-    out_read, out = os.pipe()
-    err_read, err = os.pipe()
-    ready, ready_write = os.pipe()
-    boot = _installed() / "runkit" / "worker" / "boot.py"
+    The venv is an env's: with `site`, without anything installed. The process is started by the code that the keeper has.
+    """
+    python = str(venv("plain", sys.executable) / "python")
+    times = []
     with tempfile.TemporaryDirectory(prefix="rb", dir="/tmp") as folder:
-        config = {
-            "env": "default",
-            "generation": 1,
-            "socket": f"{folder}/s",
-            "stdout_fd": out_read,
-            "stderr_fd": err_read,
-        }
-        config["ready_fd"] = ready_write
-        begin = time.perf_counter()
-        process = subprocess.Popen(
-            [*BARE, str(boot)],
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=err,
-            pass_fds=(out_read, err_read, ready_write),
+        spec = WorkerSpec(
+            env="plain",
+            mark=f"{folder}:plain",
+            python=python,
+            boot=str(_code() / "runkit" / "worker" / "boot.py"),
+            sockets=folder,
+            control="",
+            log=f"{folder}/log",
+            environment=clean_environment(os.environ),
+            env_vars={},
+            roots_home=f"{folder}/roots",
+            vendor=str(_code() / "vendor"),
         )
-        os.close(ready_write)
-        _feed(process, config)
-        assert os.read(ready, 100), "the worker ended before it was ready"
+        for generation in range(runs):
+            base = timed(lambda: subprocess.run([python, "-c", "pass"], check=True, stdin=subprocess.DEVNULL))
+            times.append(tuple(moment - base for moment in _worker(spec, generation)))
+    return {"listens": median(t for t, _ in times), "call": median(t for _, t in times)}
+
+
+def _worker(spec: WorkerSpec, generation: int) -> tuple[float, float]:
+    """Starts a worker, calls `os.getpid` in it and ends it; seconds until it listens, and until the result."""
+    begin = time.perf_counter()
+    process = WorkerProcess(spec, generation)
+    try:
+        assert process.wait_ready(), "the worker ended before it was ready"
+        listens = time.perf_counter() - begin
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(process.socket)
+            hello = {"session": f"{generation}", "lane": "main", "inline": True, "received": 0}
+            call = {"target": {"ref": ["os", "getpid"]}}
+            body = json.dumps({"args": [], "kwargs": {}}).encode()
+            connection.sendall(frames.encode(frames.HELLO, meta=hello))
+            connection.sendall(frames.encode(frames.CALL, 1, call, [body], seq=1, flags=frames.FLAG_JSON))
+            result = next(frame for frame in read_frames(connection) if frame.kind in (frames.RESULT, frames.ERROR))
         seconds = time.perf_counter() - begin
+        assert json.loads(bytes(result.parts[0])) == process.pid
+    finally:
         process.kill()
         process.wait()
-    for descriptor in (out_read, out, err_read, err, ready):
-        os.close(descriptor)
-    return seconds
-
-
-def _feed(process: subprocess.Popen[bytes], config: dict[str, Any]) -> None:
-    assert process.stdin
-    process.stdin.write(json.dumps(config).encode())
-    process.stdin.close()
+    return listens, seconds
 
 
 def server(session: Session, rounds: int) -> dict[str, Any]:
