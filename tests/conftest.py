@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.hosts import Host, hosts
+from tests.watchdog import watched_folder
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a shell started this run in the background, and children inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def client_state() -> Iterator[Path]:
-    """runkit's state and known_hosts of this test run, for the whole session; short, because sockets lie in it."""
-    folder = Path(tempfile.mkdtemp(prefix="rkt", dir="/tmp"))
+    """runkit's state and known_hosts of this test run, for the whole session; what still runs under it afterwards is ended."""
+    folder = watched_folder("rkt")
     settings = {
         "RUNKIT_HOME": folder / "home",
         "RUNKIT_RUNTIME_DIR": folder / "run",
@@ -27,7 +32,6 @@ def client_state() -> Iterator[Path]:
     yield folder
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -183,6 +183,7 @@ def hosts(n: int = 1, bare: Collection[int] = ()) -> Iterator[list[Host]]:
     watchdog = subprocess.Popen(  # holds the lock too; cleans when the pipe's other end is gone, however this process ended
         [sys.executable, "-I", __file__, "watch", str(folder)], stdin=reader, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, pass_fds=[lock], start_new_session=True,
+        env={"PATH": os.environ["PATH"]},  # nothing of the run, by which others end what the run leaves behind
     )  # fmt: skip
     os.close(reader)
     try:
