@@ -113,20 +113,19 @@ def test_a_port_is_brought_here(cluster: rk.Cluster, host: Host, tmp_path: Path)
 
 def test_saved_clusters(cluster: rk.Cluster, host: Host, client_state: Path) -> None:
     assert cluster.save() is cluster
-    files = list((client_state / "home/clusters").iterdir())
-    assert [file.name for file in files] == ["box.json"]
-    assert files[0].stat().st_mode & 0o777 == 0o600
+    saved = client_state / "home/clusters"
+    assert (saved / "box.json").stat().st_mode & 0o777 == 0o600
     found = rk.cluster("box")
     with found:
         assert rk.function(jobs.add).to(found)(1, 2) == 3
         assert rk.function(jobs.add).to("box")(1, 2) == 3
-    with pytest.raises(rk.errors.UsageError, match=r"'nothing'.*saved ones: box"):
+    with pytest.raises(rk.errors.UsageError, match=r"'nothing'.*saved ones: .*box"):
         rk.cluster("nothing")
     secret = rk.cluster("secret", host="x", ssh_creds={"password": "hunter2"})
     with pytest.raises(rk.errors.UsageError, match="password"):
         secret.save()
     assert "hunter2" not in repr(secret) + secret._repr_html_() + repr(vars(secret).get("ssh_port"))
-    assert len(list((client_state / "home/clusters").iterdir())) == 1
+    assert not list(saved.glob("secret*"))
 
 
 def test_how_things_look(cluster: rk.Cluster, host: Host) -> None:

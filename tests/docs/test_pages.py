@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,6 @@ from . import pages
 
 SHOWN_HOST = 'host="gpu.example.org", ssh_creds={"ssh_user": "me", "ssh_private_key": "~/.ssh/id_ed25519"}'
 RUNNABLE = [page for page in pages.pages() if pages.script(page).strip()]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def embedded_cluster() -> Iterator[None]:
-    """Pages use `rk.here`; what they started ends with them."""
-    import runkit as rk
-
-    yield
-    rk.here.stop_server()
 
 
 @pytest.mark.timeout(600)  # the first one installs the server

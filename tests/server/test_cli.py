@@ -57,6 +57,7 @@ def test_unknown_cluster(client_state: Path, command: str) -> None:
 
 def test_server_on_this_host(the_server: Server) -> None:
     port = str(the_server.port)
+    the_server.stop()
     started = runkit("server", "start", "--port", port)
     assert started.returncode == 0, started.stderr
     assert json.loads(started.stdout)["port"] == the_server.port
