@@ -1,4 +1,4 @@
-"""Fails when a JUnit report holds a skipped test: in CI nothing is left out. Usage: no_skips.py REPORT.xml"""
+"""Fails when a JUnit report holds a skipped test: in CI nothing is left out. Usage: no_skips.py REPORT.xml…"""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 
-def main(report: str) -> int:
-    cases = ElementTree.parse(report).getroot().iter("testcase")
+def main(*reports: str) -> int:
+    cases = [case for report in reports for case in ElementTree.parse(report).getroot().iter("testcase")]
     skipped = [(case, skip) for case in cases for skip in case.iter("skipped")]
     for case, skip in skipped:
         print(f"skipped: {case.get('classname')}.{case.get('name')}: {skip.get('message')}", file=sys.stderr)
@@ -15,4 +15,4 @@ def main(report: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))
