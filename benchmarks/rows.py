@@ -72,41 +72,21 @@ def _calls_runhouse(f: Figures) -> list[Row]:
 
 def _calls(f: Figures) -> list[Row]:
     c = f["calls"]
+    p50, tunnel, rate = c["p50"], c["tunnel_p50"], c["per_second"]
     return [
         Row("p99 over p50 of that call", _ms(c["p99"]), "-", c["p99_over_p50"], "x", 5),
-        Row(
-            "that call over a raw 300-byte echo",
-            _ms(c["p50"]),
-            f"tunnel {_ms(c['tunnel_p50'])}",
-            c["p50"] / c["tunnel_p50"],
-            "x",
-            None,
-        ),
-        Row("calls per second, 64 in flight", f"{c['per_second']:,.0f}/s", "-", c["per_second"], "/s", 10_000, True),
+        Row("that call over a raw 300-byte echo", _ms(p50), f"tunnel {_ms(tunnel)}", p50 / tunnel, "x", None),
+        Row("calls per second, 64 in flight", f"{rate:,.0f}/s", "-", rate, "/s", 10_000, at_least=True),
     ]
 
 
 def _bulk(f: Figures) -> list[Row]:
     b = f["bulk"]
+    ours, raw, memory = _rate(b["rate"]), f"raw echo {_rate(b['raw_rate'])}", b["memory_over_array"]
     return [
-        Row(
-            "256 MiB there and back",
-            _rate(b["rate"]),
-            f"raw echo {_rate(b['raw_rate'])}",
-            b["over_raw"],
-            "x",
-            0.7,
-            True,
-        ),
-        Row(
-            "small calls meanwhile, p99",
-            _ms(b["small_meanwhile"]["p99"]),
-            "-",
-            b["small_meanwhile"]["p99"] * 1e3,
-            "ms",
-            100,
-        ),
-        Row("peak client memory for it", f"{b['memory_over_array']:.2f} arrays", "-", b["memory_over_array"], "x", 2.5),
+        Row("256 MiB there and back", ours, raw, b["over_raw"], "x", 0.7, at_least=True),
+        _in_ms("small calls meanwhile, p99", b["small_meanwhile"]["p99"], 100),
+        Row("peak client memory for it", f"{memory:.2f} arrays", "-", memory, "x", 2.5),
     ]
 
 
@@ -119,17 +99,10 @@ def _bulk_runhouse(f: Figures) -> list[Row]:
 
 def _sync(f: Figures) -> list[Row]:
     s = f["sync"]
-    rsync = {k: f"rsync {_ms(s[k])}" if k in s else "-" for k in ("rsync_again", "rsync_edited")}
+    rsync = {k: f"rsync {_ms(s[k])}" if k in s else "rsync: absent" for k in ("rsync_again", "rsync_edited")}
     return [
-        Row(
-            ".to() again, nothing changed, 1,000 files",
-            _ms(s["again"]),
-            rsync["rsync_again"],
-            s["again"] * 1e3,
-            "ms",
-            40,
-        ),
-        Row("edit one file, .to(), call", _ms(s["edited"]), rsync["rsync_edited"], s["edited"] * 1e3, "ms", 200),
+        _in_ms(".to() again, nothing changed, 1,000 files", s["again"], 40, rsync["rsync_again"]),
+        _in_ms("edit one file, .to(), call", s["edited"], 200, rsync["rsync_edited"]),
     ]
 
 
@@ -141,30 +114,29 @@ def _sync_runhouse(f: Figures) -> list[Row]:
 
 
 def _envs(f: Figures) -> list[Row]:
-    e = f["envs"]
+    first, restart = f["envs"]["first_numpy"], f["envs"]["worker_restart"]
     return [
-        Row('first .to() of reqs=["numpy"]', _s(e["first_numpy"]), "-", e["first_numpy"], "s", 2.5),
-        Row("worker restart", _s(e["worker_restart"]), "-", e["worker_restart"], "s", 0.3),
+        Row('first .to() of reqs=["numpy==…"]', _s(first), "-", first, "s", 2.5),
+        Row("worker restart", _s(restart), "-", restart, "s", 0.3),
     ]
 
 
 def _import(f: Figures) -> list[Row]:
     s = f["starts"]["import"]
-    bare, used, heavy = s["above_pass"], s["touched_above_pass"], s["heavy"]
+    heavy = s["heavy"]
     peer = f"Runhouse {_ms(f['runhouse']['import'])}" if "runhouse" in f else "-"
     return [
-        Row("import runkit, above python -c pass", _ms(bare), peer, bare * 1e3, "ms", 40),
-        Row(f"the same and {s['touched']}, loaded when used", _ms(used), peer, used * 1e3, "ms", None),
+        _in_ms("import runkit, above python -c pass", s["above_pass"], 40, peer),
+        _in_ms(f"the same and {s['touched']}, loaded when used", s["touched_above_pass"], None, peer),
         Row("heavy modules that come along, even then", ", ".join(heavy) or "none", "-", len(heavy), "modules", 0),
     ]
 
 
 def _worker(f: Figures) -> list[Row]:
     w = f["starts"]["worker"]
-    listens, call = w["listens"], w["call"]
     return [
-        Row("a worker's start until it listens, above python -c pass", _ms(listens), "-", listens * 1e3, "ms", None),
-        Row("a worker's start and its first call, above python -c pass", _ms(call), "-", call * 1e3, "ms", 30),
+        _in_ms("a worker's start until it listens, above python -c pass", w["listens"], None),
+        _in_ms("a worker's start and its first call, above python -c pass", w["call"], 30),
     ]
 
 
@@ -187,6 +159,10 @@ _MAKERS: list[Callable[[Figures], list[Row]]] = [
     _worker,
     _server,
 ]
+
+
+def _in_ms(what: str, seconds: float, reach: float | None, peer: str = "-") -> Row:
+    return Row(what, _ms(seconds), peer, seconds * 1e3, "ms", reach)
 
 
 def _ms(seconds: float) -> str:
