@@ -74,7 +74,7 @@ def test_a_timeout_among_other_calls(
     on: Callable[[Any], Any], capsys: pytest.CaptureFixture[str], function: Any
 ) -> None:
     before = on(jobs.pid)()
-    bystander = on(jobs.child_says).submit("bystander", 3.0)
+    bystander = on(jobs.child_says).submit("bystander", 2.0)
     slow = on(function).options(timeout=1)
     with pytest.raises(rk.errors.CallTimeout) as caught:
         slow() if function is jobs_stopping.spin else slow(60)

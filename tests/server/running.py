@@ -23,8 +23,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def free_ports() -> int:
-    """The first of a hundred free ports, below the range that the system gives out by itself."""
-    for port in range(20000 + os.getpid() % 50 * 100, 30000, 100):
+    """The first of a hundred free ports, below the range that the system gives out by itself, and not those of the other test process."""
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for port in range(20000 + process % 2 * 5000 + os.getpid() % 40 * 100, 30000, 100):
         if all(_free(one) for one in range(port, port + 12)):
             return port
     raise RuntimeError("no free ports")
