@@ -91,38 +91,36 @@ def measure(
     host: Host, other: Host, groups: list[str], rounds: int, figures: Figures, notes: dict[str, str], console: Console
 ) -> None:
     """Fill `figures`; what fails or is absent goes into `notes` and does not stop the rest."""
-    from benchmarks.measures import (
-        bulk,
-        calls,
-        envs,
-        starts,
-        sync,
-    )  # here: they import runkit, which reads what prepare() set
+    import runkit as rk  # here: it reads what prepare() set
+    from benchmarks.measures import bulk, calls, envs, starts, sync
     from benchmarks.measures.session import Session
     from benchmarks.peers import runhouse
 
-    def run(group: str, work: Callable[[], dict[str, Any]]) -> None:
-        if group.split("/")[0] not in groups:
+    def run(name: str, work: Callable[[], dict[str, Any]]) -> None:
+        group = name.split("/")[0]
+        if group not in groups:
             return
-        console.print(f"[dim]{group}")
+        console.print(f"[dim]{name}")
         try:
             found = work()
         except place.Absent as reason:
-            notes[group] = str(reason)
+            notes[name] = str(reason)
         except Exception as error:  # one broken figure must not cost the others; the exit status tells
-            notes[group] = f"{type(error).__name__}: {error}"
+            notes[name] = f"{type(error).__name__}: {error}"
             traceback.print_exc()
         else:
-            figures.setdefault(group.split("/")[0], {}).update(found)
-            notes.update({f"{group}: peer": reason for name, reason in found.items() if name.endswith("_absent")})
+            figures.setdefault(group, {}).update(found)
+            notes.update({f"{name}: peer": reason for key, reason in found.items() if key.endswith("_absent")})
 
     # Runhouse first: its server wants the port that is also runkit's default.
     run("runhouse", lambda: runhouse.measure(host, place.make_root("runhouse"), calls=100))
     run("starts/import", lambda: {"import": starts.import_runkit()})
     run("starts/worker", lambda: {"worker": starts.worker()})
     session = Session(host)
-    run(groups[0], lambda: session.open() and {})
-    if session.env is None:
+    try:
+        session.open()
+    except rk.errors.RunkitError as error:
+        notes["a server on the host"] = str(error)
         return
     run("calls", lambda: calls.measure(session, rounds))
     run("bulk", lambda: bulk.measure(session, rounds))
@@ -130,7 +128,7 @@ def measure(
     run("envs/numpy", lambda: envs.first_numpy(session, other, rounds))
     run("envs/restart", lambda: {"worker_restart": envs.worker_restart(session, rounds)})
     run("starts/server", lambda: {"server": starts.server(session, rounds)})
-    run(groups[0], lambda: session.cluster.stop_server() or {})
+    session.cluster.stop_server()
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def _calls_runhouse(f: Figures) -> list[Row]:
         ("the same, times faster than Runhouse with streaming off", "call_quiet", 25),
         ("the same, times faster than Runhouse, prints streamed", "call_streaming", None),
     ):
-        theirs = f["runhouse"][name]["p50"] if "runhouse" in f else None
+        theirs = f["runhouse"][name]["p50"] if f.get("runhouse") else None
         peer, value = ("Runhouse: absent", None) if theirs is None else (f"Runhouse {_ms(theirs)}", theirs / p50)
         made.append(Row(what, _ms(p50), peer, value, "x", reach, at_least=True))
     return made
@@ -124,7 +124,7 @@ def _envs(f: Figures) -> list[Row]:
 def _import(f: Figures) -> list[Row]:
     s = f["starts"]["import"]
     heavy = s["heavy"]
-    peer = f"Runhouse {_ms(f['runhouse']['import'])}" if "runhouse" in f else "-"
+    peer = f"Runhouse {_ms(f['runhouse']['import'])}" if f.get("runhouse") else "-"
     return [
         _in_ms("import runkit, above python -c pass", s["above_pass"], 40, peer),
         _in_ms(f"the same and {s['touched']}, loaded when used", s["touched_above_pass"], None, peer),
