@@ -103,6 +103,7 @@ def _worker(spec: WorkerSpec, generation: int) -> tuple[float, float]:
             connection.sendall(frames.encode(frames.CALL, 1, call, [body], seq=1, flags=frames.FLAG_JSON))
             result = next(frame for frame in read_frames(connection) if frame.kind in (frames.RESULT, frames.ERROR))
         seconds = time.perf_counter() - begin
+        assert result.kind == frames.RESULT, result.meta
         assert json.loads(bytes(result.parts[0])) == process.pid
     finally:
         process.kill()
