@@ -103,10 +103,12 @@ def venv(name: str, python: str, *requirements: str) -> Path:
         if requirements:
             install = [uv, "pip", "install", "--quiet", "--link-mode=copy", "--python", str(folder / "bin/python")]
             commands.append([*install, *requirements])
+        # The host's user runs it too, and uv copies what its cache holds with the modes of there.
+        commands.append(["chmod", "-R", "a+rX", str(folder)])
         for command in commands:
             result = subprocess.run(command, text=True, capture_output=True)
             if result.returncode:
-                raise Absent(f"{' '.join(requirements)} could not be installed: {result.stderr.strip()[-500:]}")
+                raise Absent(f"{' '.join(requirements) or name} could not be installed: {result.stderr.strip()[-500:]}")
         done.write_text(wanted)
     return folder / "bin"
 
