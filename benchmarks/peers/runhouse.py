@@ -19,6 +19,10 @@ REQUIREMENTS = ("runhouse[server]==0.0.42", "setuptools<70", "numpy", "pip")
 
 def measure(host: Host, root: Path, calls: int) -> dict[str, Any]:
     """Its import, server start, `.to()`, calls and bulk, in seconds and bytes per second."""
+    if not host.isolated:
+        raise Absent(
+            "its start ends every Ray that this user runs on port 6379, so it needs a host with processes of its own"
+        )
     binaries = venv("runhouse", python_of_host(host), *REQUIREMENTS)
     mark = uuid.uuid4().hex
     bashrc = host.home / ".bashrc"  # of the host's own home, read by its non-interactive shells
@@ -26,7 +30,8 @@ def measure(host: Host, root: Path, calls: int) -> dict[str, Any]:
     home = Path(tempfile.mkdtemp(prefix="rbrh"))
     (home / ".ssh").mkdir(mode=0o700)
     (home / ".ssh" / "known_hosts").write_text(host.known_hosts_line + "\n")
-    bashrc.write_text(f"export PATH={binaries}:$PATH {MARK}={mark}\n")
+    patience = "RAY_raylet_start_wait_time_s=120"  # it gives up after 30 s, which a busy machine can need
+    bashrc.write_text(f"export PATH={binaries}:$PATH {MARK}={mark} {patience}\n")
     bashrc.chmod(0o644)
     try:
         done = subprocess.run(
