@@ -40,23 +40,32 @@ def _code() -> Path:
 
 def _python(code: str) -> float:
     """Seconds for a Python without `site`, which in a venv with editable installs imports much of the standard library."""
-    return timed(lambda: subprocess.run([sys.executable, "-S", "-c", code], check=True, stdin=subprocess.DEVNULL))
+    return timed(lambda: _run(code))
+
+
+def _run(code: str) -> str:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    command = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(
+        command, env=variables, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout
 
 
 def import_runkit(runs: int = 40) -> dict[str, Any]:
     """Seconds above `python -c pass` in alternating runs, bare and with the lazy names touched; heavy modules that came along."""
     path = f"import sys; sys.path[:0] = {[str(_code()), sysconfig.get_path('purelib')]}; "
+    _run(path + _TOUCH)  # from here on there is bytecode of everything, also where PYTHONDONTWRITEBYTECODE is set
     pairs = [
         (-(base := _python(path + "pass")) + _python(path + "import runkit"), -base + _python(path + _TOUCH))
         for _ in range(runs)
     ]
-    code = f"{path}{_TOUCH}; import json; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
-    came = subprocess.run([sys.executable, "-S", "-c", code], check=True, capture_output=True, text=True)
+    came = _run(f"{path}{_TOUCH}; import json; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))")
     return {
         "above_pass": median(bare for bare, _ in pairs),
         "touched_above_pass": median(touched for _, touched in pairs),
         "touched": TOUCHED,
-        "heavy": json.loads(came.stdout),
+        "heavy": json.loads(came),
     }
 
 
