@@ -24,7 +24,9 @@ def _plain(value: Any, depth: int = 2) -> bool:
     kind = type(value)
     if kind in _PLAIN:
         return True
-    if depth and len(value) <= 8 if kind in (tuple, list, dict) else False:
+    if kind in (tuple, list, dict):
+        if not depth or len(value) > 8:
+            return False
         if kind is dict:
             return all(type(k) is str and _plain(v, depth - 1) for k, v in value.items())
         return all(_plain(v, depth - 1) for v in value)

@@ -210,6 +210,8 @@ class Lane:
         with self._lock:
             if write is None or self._write == write:
                 self._write = None
+                self._free = lambda: True
+                self._corked.clear()  # they are kept, and go out with the next connection
 
     def attach_bulk(self, sock: Any) -> None:
         """A new bulk connection: blobs that were not acknowledged go out on it, from the caller's thread."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -43,7 +44,12 @@ class Pulse:
                 asked, self._asked = self._asked, []
                 self._event.clear()
             for action in asked:
-                if action():
+                try:
+                    again = action()
+                except Exception:  # the heartbeat is everybody's: it must not end with one of those who ask
+                    sys.excepthook(*sys.exc_info())
+                    continue
+                if again:
                     self.ask(action)
 
 

@@ -19,7 +19,7 @@ _HUGE = 4 * 1024 * 1024
 
 
 def prepare(sock: socket.socket) -> socket.socket:
-    """Small packets leave at once (no Nagle), and bursts find room."""
+    """Small packets leave at once (no Nagle)."""
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
@@ -111,7 +111,10 @@ def spawn(name: str, target: Callable[..., Any], *args: Any) -> threading.Thread
 
 
 def writable(sock: socket.socket) -> bool:
-    """Whether the socket takes some 64 KiB now without waiting."""
+    """Whether a small write to the socket would not have to wait now; it would not where it fails at once, either."""
     poll = select.poll()
-    poll.register(sock, select.POLLOUT)
-    return bool(poll.poll(0))
+    try:
+        poll.register(sock, select.POLLOUT)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):  # closed meanwhile
+        return True
