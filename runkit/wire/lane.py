@@ -245,6 +245,14 @@ class Lane:
             dropped, self._dropped = self._dropped, 0
             return dropped
 
+    def close(self) -> None:
+        """Nobody takes anything any more: what was kept goes at once, whoever still refers to the lane."""
+        with self._lock:
+            self._write = None
+            for kept in (self._kept, self._corked, self._blobs, self._arrived, self._held):
+                kept.clear()
+            self._kept_bytes = 0
+
     # -- receiving (one thread for frames, one for blobs)
 
     def accept(self, frame: Frame) -> list[Frame]:

@@ -279,6 +279,9 @@ class Executor:
     def _begin_items(self, task: Task) -> None:
         task.credit = threading.Condition()
         task.credits = task.meta.get("ahead", AHEAD)
+        if task.session.closed:  # its client left before it had begun
+            task.cancelled = task.cancelled or "abandoned"
+            raise Interrupted
         task.send(frames.STARTED, {"gen": 1})
 
     def _item(self, task: Task, item: Any) -> None:

@@ -9,7 +9,7 @@ import time
 from runkit.wire import frames
 from runkit.wire.frames import Frame
 from runkit.wire.lane import Lane
-from runkit.wire.streams import hang_up, read_blob, read_frames, writable
+from runkit.wire.streams import hang_up, read_blob, read_frames, spawn, writable
 from runkit.worker.task import Task
 
 TYPE_CHECKING = False
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runkit.worker.main import Worker
 
 FORGET_AFTER = 600.0
-"""Seconds after which a session that nobody came back to is dropped, once its calls have ended."""
+"""Seconds after which a session that nobody came back to is dropped, once only streams of items are left of its calls."""
 
 
 class Session:
@@ -28,32 +28,36 @@ class Session:
     def __init__(self, identity: str, worker: Worker, inline: bool):
         self.id = identity
         self.targets: dict[int, dict] = {}
-        self.left_at: float | None = None
+        self.left_at: float | None = time.monotonic()  # None while a main connection carries it
         self._worker = worker
         self._tasks: dict[int, Task] = {}
-        self._closed = False
+        self.closed = False
         self._greeted = False
         self.sock: socket.socket | None = None
         self._lock = threading.Lock()
         self.lane = Lane(inline, self._want_bulk)
 
     @property
-    def idle(self) -> bool:
-        return not self._tasks
+    def abandoned(self) -> bool:
+        """Whether nobody has come back for long, and all that is left are results and streams of items nobody takes."""
+        gone = self.left_at is not None and time.monotonic() - self.left_at > FORGET_AFTER
+        return gone and all(task.credit is not None for task in list(self._tasks.values()))
 
     def gate_name(self, task: Task) -> str:
         """Calls with the same name share a concurrency limit."""
         target = task.meta.get("target") or self.targets.get(task.meta.get("t", -1), {})
-        return str(target.get("key") or target.get("ref") or target.get("value") or task.meta.get("op"))
+        if "ref" in target:  # two projects may have functions of the same name
+            return str((target["ref"], [root["id"] for root in target.get("roots", ())]))
+        return str(target.get("key") or target.get("value") or task.meta.get("op"))
 
     # -- sending
 
     def send(self, kind: int, call: int, meta: dict | None, parts: Any, flags: int, later: bool) -> None:
-        if not self._closed:
+        if not self.closed:
             self.lane.send(kind, call, meta, parts, flags, later)
 
     def _want_bulk(self) -> None:
-        if not self._closed:
+        if not self.closed:
             self.lane.send(frames.WANT_BULK)
 
     def ended(self, task: Task) -> None:
@@ -90,7 +94,7 @@ class Session:
     def serve_bulk(self, sock: socket.socket) -> None:
         """Carry the session's blobs over a bulk connection until it ends."""
         sock.sendall(frames.encode(frames.WELCOME, meta=self._worker.identity()))
-        threading.Thread(target=self.lane.attach_bulk, args=(sock,), name="runkit-bulk", daemon=True).start()
+        spawn("bulk", self.lane.attach_bulk, sock)
         try:
             while True:
                 self._take(self.lane.accept_blob(*read_blob(sock)))
@@ -133,11 +137,12 @@ class Session:
 
     def close(self) -> None:
         """The client has gone: what runs goes on, its streams of items are closed."""
-        self._closed = True
+        self.closed = True
         self._worker.forget(self)
         for task in list(self._tasks.values()):
-            if task.credit is not None:
+            if task.credit is not None:  # who begins a stream later looks whether the session is closed
                 self._worker.stopper.stop(task, "abandoned")
+        self.lane.close()
 
 
 class Sessions:
@@ -147,20 +152,35 @@ class Sessions:
         self._worker = worker
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
+        self._watched = False
 
     def of(self, hello: dict) -> Session:
-        """The session a connection belongs to; old ones that nobody came back to are dropped on the way."""
+        """The session a connection belongs to."""
         with self._lock:
-            now = time.monotonic()
-            for old in list(self._sessions.values()):
-                if old.idle and old.left_at is not None and now - old.left_at > FORGET_AFTER:
-                    del self._sessions[old.id]
+            if not self._watched:
+                self._watched = True
+                spawn("sessions", self._watch)
             found = self._sessions.get(hello["session"])
             if found is None:
                 found = self._sessions[hello["session"]] = Session(
                     hello["session"], self._worker, bool(hello.get("inline"))
                 )
+            if hello.get("lane") != "bulk":
+                found.left_at = None
             return found
+
+    def _watch(self) -> None:
+        """Drop the sessions that nobody came back to: what they keep for their clients may be large."""
+        while True:
+            time.sleep(FORGET_AFTER / 10)
+            with self._lock:
+                left = [session for session in self._sessions.values() if session.abandoned]
+                for session in left:
+                    del self._sessions[session.id]
+            for session in left:
+                session.close()
+                if session.lane.bulk is not None:
+                    hang_up(session.lane.bulk)
 
     def sockets(self) -> list[socket.socket | None]:
         """What its clients are connected by."""
