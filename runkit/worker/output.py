@@ -35,6 +35,12 @@ PATIENCE = 1.0
 LOG_BYTES = 32 * 1024 * 1024
 """The env's log is turned over at this size (bytes)."""
 
+_PIPE_BYTES = 1024 * 1024
+"""So much (bytes) may C code write that does not let other threads of the process run, and so empty the pipe, meanwhile."""
+
+_SET_PIPE_SIZE = 1031
+"""F_SETPIPE_SZ, which the fcntl module has since Python 3.10."""
+
 
 class Pipe:
     """The read end of a pipe that code writes to. Whoever holds the lock reads; nobody ever waits inside a read."""
@@ -95,14 +101,20 @@ class Output:
         self._log_path = log
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if log else -1
         self._logged = os.fstat(self._log).st_size if log else 0
+        self._log_lock = threading.Lock()
         self.pipes = {1: Pipe(stdout_fd, 1, self.deliver), 2: Pipe(stderr_fd, 2, self.deliver)}
         self._pipes_lock = threading.Lock()
+        self._plain: dict[int, io.TextIOWrapper] = {}  # the streams of a forked child
 
     def install(self) -> None:
         """Put the tagged streams in place of sys.stdout and sys.stderr and start reading the pipes."""
         for stream, name in ((1, "stdout"), (2, "stderr")):
             setattr(sys, name, Tagged(self, stream))
             setattr(sys, f"__{name}__", getattr(sys, name))
+            try:
+                fcntl.fcntl(self.pipes[stream].fd, _SET_PIPE_SIZE, _PIPE_BYTES)
+            except OSError:  # the user's pipes have reached the kernel's limit
+                pass
             spawn(name, self.pipes[stream].follow)
         os.register_at_fork(before=self._before_fork, after_in_child=self._after_fork)
 
@@ -115,23 +127,31 @@ class Output:
     def _after_fork(self) -> None:
         """In a forked child: print to the call's own pipe, since the threads that carry frames did not come along."""
         task = current.get()
+        self.__class__ = InChild  # also for whoever holds the streams that were, such as handlers of the logging module
         for stream, name in ((1, "stdout"), (2, "stderr")):
             if task is not None and stream in task.pipes:
                 os.dup2(task.pipes[stream][1], stream)
             plain = io.TextIOWrapper(
                 io.FileIO(stream, "w", closefd=False), "utf-8", "backslashreplace", line_buffering=True
             )
+            self._plain[stream] = plain
             setattr(sys, name, plain)
             setattr(sys, f"__{name}__", plain)
 
     def deliver(self, stream: int, task: Task | None, data: bytes) -> None:
         """Hand bytes to the log and to the client of `task`, else of the call that runs alone."""
         self.log(data)
-        if task is None or (task.finished and not task.cancelled):  # what was given up has no reader any more
-            task = self._sole()
+        task = self._shown_to(task)
         if task is not None and task.stream:
             for at in range(0, len(data), PIECE):
                 task.send(frames.LOG, {"s": stream}, [data[at : at + PIECE]])
+
+    def _shown_to(self, task: Task | None) -> Task | None:
+        """The call whose client is shown what `task` prints: once that has ended, the one of the same client that runs alone."""
+        if task is not None and (task.cancelled or not task.finished):  # what was given up has no reader any more
+            return task
+        sole = self._sole()
+        return sole if task is None or (sole is not None and sole.session is task.session) else None
 
     def log(self, data: bytes) -> None:
         """Append to the env's log."""
@@ -141,18 +161,23 @@ class Output:
             os.write(self._log, data)
             self._logged += len(data)
             if self._logged > LOG_BYTES:
-                os.replace(self._log_path, self._log_path + ".1")
-                fresh = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-                old, self._log, self._logged = self._log, fresh, 0
-                os.close(old)
+                self._turn_over()
         except OSError:  # a full disk must not fail the call that prints
             pass
 
+    def _turn_over(self) -> None:
+        """Begin a new log under the same descriptor: another thread may be about to write to it."""
+        with self._log_lock:
+            if self._logged > LOG_BYTES:
+                os.replace(self._log_path, self._log_path + ".1")
+                fresh = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                os.dup2(fresh, self._log, inheritable=False)
+                os.close(fresh)
+                self._logged = 0
+
     def print(self, stream: int, text: str) -> None:
         """Take text printed by Python code; it leaves at a line's end, as on a terminal."""
-        task = current.get()
-        if task is None or (task.finished and not task.cancelled):
-            task = self._sole()
+        task = self._shown_to(current.get())
         if task is None:
             self.pipes[stream].drain()
             self.log(text.encode("utf-8", "backslashreplace"))
@@ -200,6 +225,23 @@ class Output:
                 pipes, task.pipes = task.pipes, {}
             for _, write in pipes.values():
                 os.close(write)
+
+
+class InChild(Output):
+    """What becomes of it in a forked child, where the threads, connections and locks of the parent are of no use."""
+
+    def print(self, stream: int, text: str) -> None:
+        self._plain[stream].write(text)
+
+    def flush(self, stream: int, task: Task | None = None) -> None:
+        self._plain[stream].flush()
+
+    def deliver(self, stream: int, task: Task | None, data: bytes) -> None:
+        while data:
+            data = data[os.write(stream, data) :]
+
+    def pipe_for(self, task: Task, stream: int) -> int:
+        return stream
 
 
 class Tagged(io.TextIOBase):

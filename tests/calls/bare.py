@@ -99,6 +99,9 @@ class Client:
         self._calls = 0
         self._decoder = Decoder()
         self._arrived: list[Frame] = []
+        self._ended: dict[int, Frame] = {}
+        self.said = b""
+        """What came as output, of either stream."""
         self._sockets: list[socket.socket] = []
         self.sock = self._connect({"lane": "main", "inline": True, "received": 0, **hello})
 
@@ -142,13 +145,17 @@ class Client:
         return self._arrived.pop(0)
 
     def result(self, call: int) -> Any:
-        """What a call gives, or raises; frames before it are dropped."""
-        while True:
+        """What a call gives, or raises; output before it is gathered, other frames are dropped."""
+        while call not in self._ended:
             frame = self.next()
-            if frame.call == call and frame.kind == frames.RESULT:
-                return codec.load(frame.parts)
-            if frame.call == call and frame.kind == frames.ERROR:
-                raise failure.unpack(frame.meta["failure"], frame.parts, "bare")
+            if frame.kind == frames.LOG:
+                self.said += bytes(frame.parts[0])
+            elif frame.kind in (frames.RESULT, frames.ERROR):
+                self._ended[frame.call] = frame
+        frame = self._ended.pop(call)
+        if frame.kind == frames.ERROR:
+            raise failure.unpack(frame.meta["failure"], frame.parts, "bare")
+        return codec.load(frame.parts)
 
     def run(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         return self.result(self.call(function, *args, **options))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import logging
+import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Iterator
 
@@ -29,6 +33,28 @@ def numbers(pause: float = 0.0) -> Iterator[int]:
             _notes.append("closed")
 
     return items()
+
+
+def log_in_children(text: str) -> None:
+    """Handlers made here are used in forked children."""
+    logging.basicConfig(force=True)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pool.map(logging.warning, [f"{text} {i}" for i in range(4)])
+
+
+def print_behind(text: str, seconds: float) -> None:
+    """A thread of this call prints when the call is over."""
+
+    def later() -> None:
+        time.sleep(seconds)
+        print(text)
+
+    threading.Thread(target=later).start()
+
+
+def write_with_the_gil(size: int) -> int:
+    """Writes to descriptor 1 while no other thread of the process can run."""
+    return int(ctypes.PyDLL(None).write(1, b"x" * size, ctypes.c_size_t(size)))
 
 
 def cwd() -> str:
