@@ -64,7 +64,8 @@ class Lane:
         self._next_blob = 1
         self._blobs: dict[int, Any] = {}  # sent, not yet acknowledged
         self._arrived: dict[int, Any] = {}  # received, their frame still to come
-        self._seen_blobs: set = set()
+        self._seen_blobs: set[int] = set()  # those above the number up to which all were
+        self._seen_up_to = 0
         self._held: dict[int, deque[Frame]] = {}  # per call: frames behind one that waits for its blobs
 
     # -- sending
@@ -286,8 +287,7 @@ class Lane:
         """Take a received blob. Gives the frames that are whole with it."""
         ready: list[Frame] = []
         with self._lock:
-            if number not in self._seen_blobs:
-                self._seen_blobs.add(number)
+            if self._note_blob(number):
                 self._arrived[number] = memory
                 for call, held in list(self._held.items()):
                     while held and self._fill(held[0]):
@@ -297,11 +297,21 @@ class Lane:
         self.send(frames.BLOB_ACK, meta={"blob": number})
         return ready
 
+    def _note_blob(self, number: int) -> bool:
+        """Remember that a blob has come, or is not wanted; False if that was known."""
+        if number <= self._seen_up_to or number in self._seen_blobs:
+            return False
+        self._seen_blobs.add(number)
+        while self._seen_up_to + 1 in self._seen_blobs:
+            self._seen_up_to += 1
+            self._seen_blobs.remove(self._seen_up_to)
+        return True
+
     def _give_up(self, held: deque[Frame]) -> None:
         """Nobody wants these frames any more: their blobs are not kept when they come, and what is on its way is cut off."""
         wanted = {part for frame in held for part in frame.parts if type(part) is BlobRef}
         for number in wanted:
-            self._seen_blobs.add(number)
+            self._note_blob(number)
             self._arrived.pop(number, None)
             self._out(self._number(frames.BLOB_ACK, 0, {"blob": int(number)}))
         if self.bulk is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 from runkit.worker.output import Output, Tagged
@@ -93,12 +94,7 @@ def of_call(task: Task, alone: bool, others: set[int]) -> dict[int, int]:
     """
     if not task.started:  # it has not begun to run
         return {}
-    parents: dict[int, int] = {}
-    born: dict[int, int] = {}
-    for name in os.listdir("/proc"):
-        fields = _stat(name) if name.isdigit() else None
-        if fields is not None:
-            parents[int(name)], born[int(name)] = int(fields[1]), int(fields[19])
+    parents, born = _processes()
     me = os.getpid()
     found = [pid for pid in task.pids if parents.get(pid) == me]
     if alone:
@@ -107,9 +103,31 @@ def of_call(task: Task, alone: bool, others: set[int]) -> dict[int, int]:
             pid for pid, parent in parents.items()
             if parent == me and born[pid] >= since and pid not in others and pid not in found
         ]  # fmt: skip
+    return {pid: born[pid] for pid in _with_descendants(found, parents)}
+
+
+def end_all() -> None:
+    """End what this process started, before it ends itself."""
+    parents, born = _processes()
+    family = _with_descendants([os.getpid()], parents)[1:]
+    signal_all({pid: born[pid] for pid in family}, signal.SIGKILL)
+
+
+def _processes() -> tuple[dict[int, int], dict[int, int]]:
+    """The parent of every process, and the time of its start."""
+    parents: dict[int, int] = {}
+    born: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        fields = _stat(name) if name.isdigit() else None
+        if fields is not None:
+            parents[int(name)], born[int(name)] = int(fields[1]), int(fields[19])
+    return parents, born
+
+
+def _with_descendants(found: list[int], parents: dict[int, int]) -> list[int]:
     for pid in found:  # grows while it is walked: children of children follow
         found += [child for child, parent in parents.items() if parent == pid and child not in found]
-    return {pid: born[pid] for pid in found}
+    return found
 
 
 def signal_all(family: dict[int, int], number: int) -> bool:

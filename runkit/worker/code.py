@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from runkit.wire import codec
-from runkit.worker.task import current
+from runkit.worker.task import Interrupted, current
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,10 +97,14 @@ class Code:
         return (*roots, *(root for root in self._always if root[0] not in named))
 
     def activate(self, roots: Sequence[Root]) -> None:
-        """Put these roots, and the env's own behind them, in place, as they were synced last."""
+        """Put these roots, and the env's own behind them, in place, as they were synced last.
+
+        Raises:
+            Interrupted: the call that asks was cancelled while it waited for others.
+        """
         if roots is self._asked and self._versions_of(self._active) == self._versions:
             return
-        with self._lock:
+        with self._held(cancellable=True):
             wanted = self._with_always(roots)
             versions = self._versions_of(wanted)
             if wanted != self._active or versions != self._versions:
@@ -149,9 +153,25 @@ class Code:
             return codec.load(parts)
 
     @contextmanager
+    def _held(self, cancellable: bool = False) -> Iterator[None]:
+        """The lock. Whoever waits, for a slow import of another project for instance, can be interrupted.
+
+        Args:
+            cancellable: no code of the call has begun, so nobody interrupts it: it looks itself whether it is cancelled.
+        """
+        while not self._lock.acquire(timeout=0.1):
+            task = current.get() if cancellable else None
+            if task is not None and task.cancelled:
+                raise Interrupted
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
     def _placed(self, roots: Sequence[Root]) -> Iterator[None]:
         """Hold these roots in place: calls of other ones wait."""
-        with self._lock:
+        with self._held():
             before, self._holder = self._holder, current.get()
             try:
                 self.activate(roots)
@@ -229,8 +249,16 @@ class Code:
                 task = current.get()
                 if task is None or not task.roots or task is self._holder:  # a thread of the call that holds the lock
                     return original(name, *args, **kwargs)
-                with self._placed(task.roots):
-                    return original(name, *args, **kwargs)
+                while not self._lock.acquire(timeout=0.1):
+                    if (
+                        _importing()
+                    ):  # since before imports were guarded: whoever has the lock may wait for that very module
+                        return original(name, *args, **kwargs)
+                try:
+                    with self._placed(task.roots):
+                        return original(name, *args, **kwargs)
+                finally:
+                    self._lock.release()
 
             return import_for_call
 
@@ -240,6 +268,16 @@ class Code:
     def origins(self) -> list[str]:
         """The trees in place now."""
         return [self.tree(root) for root, _ in self._active]
+
+
+def _importing() -> bool:
+    """Whether this thread is in the middle of an import, and so holds the lock of a module."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back  # type: ignore[assignment]  # None at the bottom
+    return False
 
 
 def _lies_in(module: Any, tree: str) -> bool:

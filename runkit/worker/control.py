@@ -39,37 +39,39 @@ class Control:
         if self._path:
             spawn("control", self._run)
 
-    def request(self, op: str, timeout: float = 10.0, **fields: Any) -> Any:
-        """Ask the server and wait for its answer (`timeout` in seconds).
+    def request(self, op: str, timeout: float = 10.0, then: Callable[[], object] = lambda: None, **fields: Any) -> Any:
+        """Ask the server and wait for its answer.
+
+        Args:
+            timeout: in seconds.
+            then: called when the answer arrives, before anything that the server says after it is looked at.
 
         Raises:
-            ServerError: the server refused, or did not answer.
+            ServerError: the server refused, did not answer in time, or went away.
         """
         if not self._path:
+            then()
             return None
         if not self._connected.wait(timeout):
             raise ServerError("runkit's server on this host does not answer; it may be restarting")
-        answer: list = [threading.Event(), None]
+        answer: list = [threading.Event(), None, then]
         with self._lock:
             self._next += 1
             number = self._next
             self._waiting[number] = answer
         try:
             self._send({"id": number, "op": op, **fields})
-            if not answer[0].wait(timeout) or answer[1] is None:
+            if not answer[0].wait(timeout):
                 raise ServerError(f"runkit's server on this host did not answer {op!r} within {timeout:g} s")
+        except OSError as error:
+            raise ServerError(f"runkit's server on this host went away before it was asked {op!r}: {error}") from error
         finally:
             self._waiting.pop(number, None)
+        if answer[1] is None:
+            raise ServerError(f"runkit's server on this host went away before it answered {op!r}")
         if "error" in answer[1]:
             raise ServerError(str(answer[1]["error"]))
         return answer[1].get("ok")
-
-    def tell(self, op: str, **fields: Any) -> None:
-        """Send without waiting; lost if the server is away (the hello of the next connection repeats what matters)."""
-        try:
-            self._send({"op": op, **fields})
-        except OSError:
-            pass
 
     def _send(self, message: dict) -> None:
         data = json.dumps(message).encode() + b"\n"
@@ -103,6 +105,7 @@ class Control:
             answer = self._waiting.get(message.get("id", -1))
             if answer is not None:
                 answer[1] = message
+                answer[2]()
                 answer[0].set()
             return
         spawn("order", self._obey, message)  # an order may take time and ask the server itself

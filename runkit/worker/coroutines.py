@@ -1,4 +1,8 @@
-"""Calls of `async def` functions and async generators: all of them on one event loop, in a thread of its own."""
+"""Calls of `async def` functions and async generators: all of them on one event loop, in a thread of its own.
+
+They share that thread's current folder, which is that of the call that began last: coroutines of two projects that overlap had
+better not rely on it.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ class Coroutines:
         conclude: ends a call with its result or its exception.
         begin_items: announces that items will follow.
         item: sends one.
+        enter: makes the folder of a call the current one.
     """
 
     def __init__(
@@ -28,10 +33,12 @@ class Coroutines:
         conclude: Callable[[Task, Any, BaseException | None], None],
         begin_items: Callable[[Task], None],
         item: Callable[[Task, Any], None],
+        enter: Callable[[Task], None],
     ):
         self._conclude = conclude
         self._begin_items = begin_items
         self._item = item
+        self._enter = enter
         self._lock = threading.Lock()
         self._asyncio: Any = None
         self._loop: Any = None
@@ -65,6 +72,7 @@ class Coroutines:
 
     def _begin(self, task: Task, value: Any) -> None:
         task.thread, task.on_main = threading.get_ident(), False
+        self._enter(task)
         running = self._loop.create_task(self._drive(task, value))
 
         def stop(again: bool) -> None:

@@ -39,12 +39,20 @@ class Executor:
 
     Args:
         find: gives the callable of a task and puts its code in place.
+        enter: makes the folder of a task the current one of this thread, which `find` has done for its own.
         keep: stores a result that stays here.
         hide: frames of files below this folder are left out of tracebacks.
         state: path of a small file that always holds the number of running calls (u64), for the keeper.
     """
 
-    def __init__(self, find: Callable[[Task], Any], keep: Callable[[Task, str, Any], None], hide: str, state: str):
+    def __init__(
+        self,
+        find: Callable[[Task], Any],
+        enter: Callable[[Task], None],
+        keep: Callable[[Task, str, Any], None],
+        hide: str,
+        state: str,
+    ):
         self._find = find
         self._keep = keep
         self._hide = hide
@@ -52,7 +60,7 @@ class Executor:
         self._threads = Threads(self._run)
         self._main_task: Task | None = None
         self._gates: dict[str, Gate] = {}
-        self._coroutines = Coroutines(self._conclude, self._begin_items, self._item)
+        self._coroutines = Coroutines(self._conclude, self._begin_items, self._item, enter)
         self.running: dict[int, Task] = {}
         self.output: Output
         self.prepared = threading.Event()

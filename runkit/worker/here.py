@@ -51,7 +51,9 @@ class Here:
         """The object under `key`; KeyError, or `default` if given, where there is none."""
         me = _worker()
         if key in me.store:
-            return me.store.entry(key).value
+            entry = me.store.entry(key)
+            me.targets.freshen(entry)
+            return entry.value
         place = me.control.request("where", key=key)
         if place:
             try:

@@ -8,7 +8,9 @@ import os
 import signal
 import socket
 import sys
+import time
 
+from runkit.errors import ServerError
 from runkit.wire import frames, handles
 from runkit.wire.streams import read_one, spawn
 from runkit.worker import children, here
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+REPLACE_SECONDS = 60.0
+"""How long a replacement may take; the server may have to come back first."""
+
+
 class Worker:
     """One env's process.
 
@@ -44,7 +50,13 @@ class Worker:
         self.code = Code(config.get("roots_home", ""), config.get("roots", ()), config.get("working_dir"))
         hide = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
         self.targets = Targets(self.code, self.store, Operations(self).table())
-        self.executor = Executor(self.targets.find, self._keep, hide, config["socket"] + ".running")
+        self.executor = Executor(
+            self.targets.find,
+            lambda task: self.code.enter_folder(task.roots),
+            self._keep,
+            hide,
+            config["socket"] + ".running",
+        )
         self.output = self.executor.output = Output(
             config["stdout_fd"], config["stderr_fd"], config.get("log", ""), self.executor.sole
         )
@@ -108,7 +120,11 @@ class Worker:
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
-            sock, _ = listener.accept()
+            try:
+                sock, _ = listener.accept()
+            except OSError:  # no descriptor is left, for instance: that passes
+                time.sleep(0.1)
+                continue
             spawn("client", self._serve, sock)
 
     def _serve(self, sock: socket.socket) -> None:
@@ -150,12 +166,20 @@ class Worker:
             raise ValueError(f"unknown order {message['op']!r}")
         return None
 
-    def _replace(self, why: str) -> None:
-        self.control.tell("replace", env=self.env, generation=self.config["generation"], why=why)
+    def _replace(self, why: str) -> str:
+        """Have another process take this one's place. Comes back only if none does, and says why."""
+        try:
+            self.control.request(
+                "replace", REPLACE_SECONDS, env=self.env, generation=self.config["generation"], why=why
+            )
+        except ServerError as error:
+            return str(error)
+        return "other calls run in the same process"
 
     def _follow_lifeline(self, fd: int) -> None:
         while os.read(fd, 1024):
             pass
+        children.end_all()
         os._exit(0)  # the keeper is gone; nobody could find or stop this process any more
 
 

@@ -31,11 +31,13 @@ def ask(path: str, op: str, meta: dict, parts: Sequence[Any] = ()) -> Any:
         sock.sendall(frames.encode(frames.HELLO, meta=hello))
         there = read_one(sock).meta["python"]
         if there != _HERE and codec.by_value(parts):
+            sock.sendall(frames.encode(frames.BYE, seq=1))
             raise _mismatch(there)
         sock.sendall(frames.encode(frames.CALL, 1, {"op": op, "log": 0, **meta}, parts, seq=1))
         for frame in read_frames(sock):
-            if frame.kind == frames.RESULT:
+            if frame.kind in (frames.RESULT, frames.ERROR):
                 sock.sendall(frames.encode(frames.BYE, seq=2))
+            if frame.kind == frames.RESULT:
                 if there != _HERE and codec.by_value(frame.parts):
                     raise _mismatch(there)
                 return codec.load(frame.parts)

@@ -13,10 +13,6 @@ from runkit.worker import children
 from runkit.worker.executor import Executor
 from runkit.worker.task import Task, raise_in
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 STEPS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 PATIENCE = 1.0
 """Seconds between two steps."""
@@ -27,10 +23,11 @@ class Stopper:
 
     Args:
         keys: gives the keys of the store, to say what a replaced worker takes with it.
-        replace: asks the server to replace this worker; called when nothing else runs in it.
+        replace: has the server replace this worker, and comes back only if it does not, with the reason; called when nothing
+            else runs in it.
     """
 
-    def __init__(self, executor: Executor, keys: Callable[[], list[str]], replace: Callable[[str], Any]):
+    def __init__(self, executor: Executor, keys: Callable[[], list[str]], replace: Callable[[str], str]):
         self._executor = executor
         self._keys = keys
         self._replace = replace
@@ -72,15 +69,21 @@ class Stopper:
                 return
         others = [one for one in list(self._executor.running.values()) if one is not task]
         if others:
-            how = f"its code does not react, and {len(others)} other call(s) run in the same process"
-            task.finish(frames.CANCELLED, {"stopped": False, "how": how})
+            task.finish(frames.CANCELLED, self._goes_on(f"{len(others)} other call(s) run in the same process"))
             self._executor.disown(task)
             return
         keys = self._keys()
         lost = f"; its {len(keys)} stored object(s) went with it: {', '.join(map(repr, keys[:20]))}" if keys else ""
         how = f"its code did not react, so the env's process was replaced{lost}"
-        task.finish(frames.CANCELLED, {"stopped": True, "how": how, "replaced": True})
-        self._replace(f"a call did not stop ({why})")
+        if not task.finish(frames.CANCELLED, {"stopped": True, "how": how, "replaced": True}):  # later is too late
+            return
+        reason = self._replace(f"a call did not stop ({why})")
+        task.give_up(self._goes_on(reason) if task.number in self._executor.running else {"stopped": True})
+        self._executor.disown(task)
+
+    @staticmethod
+    def _goes_on(reason: str) -> dict:
+        return {"stopped": False, "how": f"its code does not react, and {reason}"}
 
     def _sweep(self, task: Task, family: dict[int, int]) -> None:
         """Child processes do not outlive a call that was stopped."""

@@ -31,6 +31,7 @@ class Store:
         self._env = env
         self._control = control
         self._entries: dict[str, Entry] = {}
+        self._claiming: set[str] = set()
         self._lock = threading.Lock()
 
     def put(self, key: str, value: Any, roots: Any = (), changes: int = 0) -> None:
@@ -39,10 +40,13 @@ class Store:
         with self._lock:
             known = key in self._entries
             self._entries[key] = Entry(value, roots, changes)  # there before the others are told that it is here
+            if not known:
+                self._claiming.add(key)
         if not known:
             try:
-                self._control.request("claim", env=self._env, key=key)
+                self._control.request("claim", then=lambda: self._claiming.discard(key), env=self._env, key=key)
             except BaseException:
+                self._claiming.discard(key)
                 self.drop(key)
                 raise
 
@@ -70,7 +74,8 @@ class Store:
     def drop(self, key: str) -> None:
         """Another env has taken the key over (an order of the server)."""
         with self._lock:
-            self._entries.pop(key, None)
+            if key not in self._claiming:  # else it has just been stored here again, and the claim follows this order
+                self._entries.pop(key, None)
 
     def rename(self, old: str, new: str) -> None:
         """Give an object another key.

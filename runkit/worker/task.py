@@ -124,7 +124,7 @@ class Task:
         return True
 
     def give_up(self, meta: dict) -> None:
-        """Tell the client that the call has ended, while a frame of it is still on its way and may be thrown away."""
+        """Tell the client how the call has ended, whatever of it is still on its way or has been said before."""
         self.ending = self.finished = True
         self.session.send(frames.CANCELLED, self.call, meta, (), 0, False)
 

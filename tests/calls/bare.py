@@ -54,10 +54,11 @@ class Bare:
 
 
 @contextmanager
-def bare_worker(folder: Path, **constants: Any) -> Iterator[Bare]:
+def bare_worker(folder: Path, control: str = "", **constants: Any) -> Iterator[Bare]:
     """A worker of this interpreter; functions of this repository are called by reference.
 
     Args:
+        control: the server's UNIX socket, if there is one.
         constants: `module__NAME=value`: waits that are too long for a test.
     """
     boot = REPOSITORY / "runkit/worker/boot.py"
@@ -74,7 +75,7 @@ def bare_worker(folder: Path, **constants: Any) -> Iterator[Bare]:
         python=sys.executable,
         boot=str(boot),
         sockets=str(folder),
-        control="",
+        control=control,
         log=str(folder / "bare.log"),
         environment=clean_environment(os.environ),
         env_vars={},
@@ -118,22 +119,23 @@ class Client:
         """A bulk connection of this session."""
         return self._connect({"lane": "bulk"})
 
-    def frame(self, kind: int, call: int = 0, meta: dict[str, Any] | None = None, parts: Any = ()) -> bytes:
-        """The next frame of the session, encoded."""
-        self._sequence += 1
-        return frames.encode(kind, call, meta, parts, self._sequence)
-
     def send(self, kind: int, call: int = 0, meta: dict[str, Any] | None = None, parts: Any = ()) -> None:
-        self.sock.sendall(self.frame(kind, call, meta, parts))
+        """Send the next frame of the session."""
+        self._sequence += 1
+        self.sock.sendall(frames.encode(kind, call, meta, parts, self._sequence))
 
-    def encode_call(self, function: Callable[..., Any], *args: Any, **options: Any) -> bytes:
+    def call(self, function: Callable[..., Any] | str, *args: Any, root: str = "", **options: Any) -> int:
+        """Begin a call; gives its number.
+
+        Args:
+            function: one of this repository, or "module:name".
+            root: the id of its root.
+            options: as in the frame's meta.
+        """
         self._calls += 1
-        target = {"ref": [function.__module__, function.__qualname__], "roots": []}
-        return self.frame(frames.CALL, self._calls, {"target": target, **options}, codec.dump((args, {})))
-
-    def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> int:
-        """Begin a call; gives its number."""
-        self.sock.sendall(self.encode_call(function, *args, **options))
+        ref = function.split(":") if isinstance(function, str) else [function.__module__, function.__qualname__]
+        target = {"ref": ref, "roots": [{"id": root}] if root else []}
+        self.send(frames.CALL, self._calls, {"target": target, **options}, codec.dump((args, {})))
         return self._calls
 
     def next(self) -> Frame:
@@ -157,7 +159,14 @@ class Client:
             raise failure.unpack(frame.meta["failure"], frame.parts, "bare")
         return codec.load(frame.parts)
 
-    def run(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    def until(self, kind: int, call: int) -> Frame:
+        """The next frame of this kind and call; those before it are dropped."""
+        while True:
+            frame = self.next()
+            if (frame.kind, frame.call) == (kind, call):
+                return frame
+
+    def run(self, function: Callable[..., Any] | str, *args: Any, **options: Any) -> Any:
         return self.result(self.call(function, *args, **options))
 
     def drop(self) -> None:
