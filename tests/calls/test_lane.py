@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
+from typing import Any
 
 import pytest
 
 from runkit.wire import frames
+from runkit.wire.frames import BlobRef
 from runkit.wire.lane import Lane
 from runkit.wire.pulse import Pulse, pulse
 from runkit.wire.streams import writable
@@ -50,3 +52,22 @@ def test_a_connection_that_closes_under_waiting_frames() -> None:
         while len(arrived) < 4:
             arrived += [frame.call for frame in decoder.feed(far.recv(65536))]
         assert arrived == [0, 1, 2, 3]
+
+
+def test_blobs_that_arrive_twice_or_are_not_wanted() -> None:
+    lane = Lane()
+
+    def arrive(number: int, **fields: Any) -> list[int]:
+        found = lane.accept(frames.Frame(fields["kind"], number, {}, fields.get("parts", []), number, 0, 0))
+        return [frame.call for frame in found]
+
+    assert arrive(1, kind=frames.CALL, parts=[BlobRef(2)]) == []
+    assert arrive(2, kind=frames.CALL, parts=[BlobRef(1)]) == []
+    assert [frame.call for frame in lane.accept_blob(2, b"two")] == [1]
+    assert lane.accept_blob(2, b"two") == []
+    assert [frame.call for frame in lane.accept_blob(1, b"one")] == [2]
+    assert lane.accept_blob(1, b"one") == []
+    assert lane.accept_blob(2, b"two") == []
+    assert lane.accept(frames.Frame(frames.CALL, 3, {}, [BlobRef(3)], 3, 0, 0)) == []
+    assert [frame.kind for frame in lane.accept(frames.Frame(frames.CANCEL, 3, {}, [], 4, 0, 0))] == [frames.CANCEL]
+    assert lane.accept_blob(3, b"late") == []
