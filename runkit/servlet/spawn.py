@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -9,6 +10,8 @@ import shlex
 import signal
 import struct
 import subprocess
+import termios
+import threading
 import time
 import zlib
 from collections.abc import Mapping
@@ -22,6 +25,12 @@ from runkit.servlet.processes import MARK, ProcessId, end, marked, memory
 
 READY_SECONDS = 60.0
 """How long a worker may take from its start until it listens."""
+
+STUCK_SECONDS = 0.5
+"""After so long, what C code has printed that lets no thread of its process run is taken out of its way."""
+
+_GET_PIPE_SIZE = 1032
+"""F_GETPIPE_SZ, which fcntl has under this name on Linux only."""
 
 TAIL_LINES = 40
 _TAIL_BYTES = 32 * 1024
@@ -154,6 +163,9 @@ class WorkerProcess:
         self._pipes = (out_read, err_read)
         self._ready_fd = ready_read
         self._lifeline: int | None = life_write
+        self._ended = threading.Event()
+        self._relief = threading.Thread(target=self._relieve, name="runkit-relief", daemon=True)
+        self._relief.start()
         with suppress(BrokenPipeError), open(config_write, "wb") as file:
             file.write(json.dumps(config).encode())
 
@@ -196,6 +208,8 @@ class WorkerProcess:
         """Wait until it has ended and say how it went; `sweep` ends what it left running."""
         status = self._popen.wait()
         name = _signal_name(-status) if status < 0 else None
+        self._ended.set()
+        self._relief.join()
         self._collect_output()
         for fd in self._pipes:
             os.close(fd)
@@ -249,15 +263,31 @@ class WorkerProcess:
         }
 
     def _running(self) -> int:
-        """Calls it is at, as it notes them itself."""
+        """Calls it is at."""
+        return self._noted()[0]
+
+    def _noted(self) -> tuple[int, int, int]:
+        """What it notes itself: the calls it is at, and whether it is emptying the pipes of its output."""
         try:
             with open(self.socket + ".running", "rb") as file:
-                return int(struct.unpack("<Q", file.read(8))[0])
+                calls, out, err = struct.unpack("<QBB", file.read(10))
+            return int(calls), int(out), int(err)
         except (OSError, struct.error):
-            return 0
+            return 0, 0, 0
+
+    def _relieve(self) -> None:
+        """Take output that nobody takes to the env's log: C code that holds Python's lock would wait for ever in a full pipe."""
+        before = [0, 0]
+        while not self._ended.wait(STUCK_SECONDS):
+            now = [_waiting(fd) for fd in self._pipes]
+            # Small writes leave gaps, so a full pipe holds anything from half its size.
+            large = [held > fcntl.fcntl(fd, _GET_PIPE_SIZE) // 2 for fd, held in zip(self._pipes, now, strict=True)]
+            if now == before and any(large) and not any(self._noted()[1:]):
+                self._collect_output()
+            before = now
 
     def _collect_output(self) -> None:
-        """What the dead worker could not forward any more goes to the env's log."""
+        """What the worker cannot forward goes to the env's log."""
         with (
             suppress(OSError),
             open(os.open(self.spec.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as log,
@@ -316,6 +346,11 @@ def _short(env: str) -> str:
     """A file name of few bytes for an env: a socket's path holds 107."""
     safe = "".join(letter for letter in env if letter.isalnum())[:12]
     return f"{safe}{zlib.crc32(env.encode()):08x}"
+
+
+def _waiting(fd: int) -> int:
+    """Bytes that are in a pipe."""
+    return int(struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0])
 
 
 def _signal_name(number: int) -> str:

@@ -42,7 +42,8 @@ class Executor:
         enter: makes the folder of a task the current one of this thread, which `find` has done for its own.
         keep: stores a result that stays here.
         hide: frames of files below this folder are left out of tracebacks.
-        state: path of a small file that always holds the number of running calls (u64), for the keeper.
+        state: path of a small file for the keeper, which always holds the number of running calls (u64) and of each output stream
+            whether it is being emptied (u8, u8).
     """
 
     def __init__(
@@ -65,11 +66,11 @@ class Executor:
         self.output: Output
         self.prepared = threading.Event()
         """Set when calls can begin: user code's ways to start processes and threads are watched."""
-        self._state: Any = bytearray(8)
+        self._state: Any = bytearray(16)
         if state:
             with open(os.open(state, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-                file.truncate(8)
-                self._state = mmap.mmap(file.fileno(), 8)
+                file.truncate(16)
+                self._state = mmap.mmap(file.fileno(), 16)
 
     # -- arrival
 
@@ -92,6 +93,10 @@ class Executor:
 
     def _note(self) -> None:
         struct.pack_into("<Q", self._state, 0, len(self.running))
+
+    def note_stream(self, stream: int, busy: int) -> None:
+        """Note for the keeper that a stream (1, 2) is being emptied, or no more."""
+        self._state[7 + stream] = busy
 
     def sole(self) -> Task | None:
         """The call that runs alone, or None."""

@@ -58,7 +58,11 @@ class Worker:
             config["socket"] + ".running",
         )
         self.output = self.executor.output = Output(
-            config["stdout_fd"], config["stderr_fd"], config.get("log", ""), self.executor.sole
+            config["stdout_fd"],
+            config["stderr_fd"],
+            config.get("log", ""),
+            self.executor.sole,
+            self.executor.note_stream,
         )
         self.stopper = Stopper(self.executor, self.store.keys, self._replace)
         self.sessions = Sessions(self)

@@ -36,7 +36,7 @@ LOG_BYTES = 32 * 1024 * 1024
 """The env's log is turned over at this size (bytes)."""
 
 _PIPE_BYTES = 1024 * 1024
-"""So much (bytes) may C code write that does not let other threads of the process run, and so empty the pipe, meanwhile."""
+"""So much (bytes) may C code write at once that does not let the threads run that empty the pipe."""
 
 _SET_PIPE_SIZE = 1031
 """F_SETPIPE_SZ, which the fcntl module has since Python 3.10."""
@@ -53,6 +53,7 @@ class Pipe:
         self.owner = owner
         self._deliver = deliver
         self._lock = threading.RLock()
+        os.set_blocking(fd, False)
 
     def waiting(self) -> int:
         """Bytes that are in the pipe now."""
@@ -66,7 +67,10 @@ class Pipe:
         try:
             left = self.waiting()
             while left > 0:
-                data = os.read(self.fd, min(left, 65536))
+                try:
+                    data = os.read(self.fd, min(left, 65536))
+                except BlockingIOError:  # the keeper has emptied it
+                    return
                 if not data:
                     return
                 left -= len(data)
@@ -94,15 +98,25 @@ class Output:
     Args:
         sole: gives the call that runs alone now, or None.
         log: path of the env's log file.
+        note: told that a stream's pipe is being emptied (1), or no more (0): the keeper empties one that stays full, because C code
+            that lets no other thread run would wait for ever, and must not take what only waits for a slow client.
     """
 
-    def __init__(self, stdout_fd: int, stderr_fd: int, log: str, sole: Callable[[], Task | None]):
+    def __init__(
+        self,
+        stdout_fd: int,
+        stderr_fd: int,
+        log: str,
+        sole: Callable[[], Task | None],
+        note: Callable[[int, int], None],
+    ):
+        self._note = note
         self._sole = sole
         self._log_path = log
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if log else -1
         self._logged = os.fstat(self._log).st_size if log else 0
         self._log_lock = threading.Lock()
-        self.pipes = {1: Pipe(stdout_fd, 1, self.deliver), 2: Pipe(stderr_fd, 2, self.deliver)}
+        self.pipes = {1: Pipe(stdout_fd, 1, self._empty), 2: Pipe(stderr_fd, 2, self._empty)}
         self._pipes_lock = threading.Lock()
         self._plain: dict[int, io.TextIOWrapper] = {}  # the streams of a forked child
 
@@ -137,6 +151,13 @@ class Output:
             self._plain[stream] = plain
             setattr(sys, name, plain)
             setattr(sys, f"__{name}__", plain)
+
+    def _empty(self, stream: int, task: Task | None, data: bytes) -> None:
+        self._note(stream, 1)
+        try:
+            self.deliver(stream, task, data)
+        finally:
+            self._note(stream, 0)
 
     def deliver(self, stream: int, task: Task | None, data: bytes) -> None:
         """Hand bytes to the log and to the client of `task`, else of the call that runs alone."""

@@ -44,6 +44,14 @@ def test_c_code_that_lets_nobody_else_run(worker: Bare) -> None:
     assert client.said == b"x" * 500_000
 
 
+def test_much_of_it_goes_to_the_log(worker: Bare) -> None:
+    client = worker.client()
+    assert client.run(jobs_bare.write_with_the_gil, 1_500_000) == 1_500_000
+    assert set(client.said) <= {ord("x")}
+    assert len(client.said) < 1_500_000
+    assert client.run(jobs.add, 1, 2) == 3
+
+
 def test_the_log_is_turned_over(worker: Bare) -> None:
     client = worker.client()
     calls = [client.call(jobs.talk, f"caller-{i}", 1000) for i in range(4)]
