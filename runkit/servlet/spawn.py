@@ -29,9 +29,6 @@ READY_SECONDS = 60.0
 STUCK_SECONDS = 0.5
 """After so long, what C code has printed that lets no thread of its process run is taken out of its way."""
 
-_GET_PIPE_SIZE = 1032
-"""F_GETPIPE_SZ, which fcntl has under this name on Linux only."""
-
 TAIL_LINES = 40
 _TAIL_BYTES = 32 * 1024
 
@@ -281,7 +278,7 @@ class WorkerProcess:
         while not self._ended.wait(STUCK_SECONDS):
             now = [_waiting(fd) for fd in self._pipes]
             # Small writes leave gaps, so a full pipe holds anything from half its size.
-            large = [held > fcntl.fcntl(fd, _GET_PIPE_SIZE) // 2 for fd, held in zip(self._pipes, now, strict=True)]
+            large = [held > fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) // 2 for fd, held in zip(self._pipes, now, strict=True)]
             if now == before and any(large) and not any(self._noted()[1:]):
                 self._collect_output()
             before = now

@@ -126,10 +126,9 @@ class Worker:
         while True:
             try:
                 sock, _ = listener.accept()
-            except OSError:  # no descriptor is left, for instance: that passes
+                spawn("client", self._serve, sock)
+            except (OSError, RuntimeError):  # no descriptor is left, or no thread: that passes
                 time.sleep(0.1)
-                continue
-            spawn("client", self._serve, sock)
 
     def _serve(self, sock: socket.socket) -> None:
         with sock:
