@@ -37,9 +37,12 @@ class Store:
     def put(self, key: str, value: Any, roots: Any = (), changes: int = 0) -> None:
         """Store `value`; replaces what the key held."""
         check_name("key", key)
+        self._take(key, Entry(value, roots, changes))
+
+    def _take(self, key: str, entry: Entry) -> None:
         with self._lock:
             known = key in self._entries
-            self._entries[key] = Entry(value, roots, changes)  # there before the others are told that it is here
+            self._entries[key] = entry  # there before the others are told that it is here
             if not known:
                 self._claiming.add(key)
         if not known:
@@ -89,8 +92,6 @@ class Store:
             return
         if new in self._entries or self._control.request("where", key=new):
             raise KeyExists(f"cannot rename {old!r}: the key {new!r} exists")
-        self._control.request("claim", env=self._env, key=new)
-        with self._lock:
-            self._entries[new] = entry
-            self._entries.pop(old, None)
+        self._take(new, entry)
+        self.drop(old)
         self._control.request("release", env=self._env, keys=[old])
