@@ -28,7 +28,7 @@ def make_transport(
     """The transport to a host, not yet opened.
 
     Args:
-        host: a name, an address or a Host alias of `~/.ssh/config`; None is this machine.
+        host: a name, an address or a Host alias of `~/.ssh/config`, also as user@host; None is this machine.
         ssh_port: None: what the SSH configuration says, else 22.
         ssh_creds: see `Credentials`.
         notify: told about a host key that has newly been recorded; printed on standard error otherwise.
@@ -45,11 +45,15 @@ def make_transport(
         from runkit.transport.local import Local  # noqa: PLC0415  (backends are imported when they are chosen)
 
         return Local()
+    user, _, host = host.rpartition("@")
     if not host or host.startswith("-") or any(character.isspace() for character in host):
         raise UsageError(f"{host!r} is not the name of a host")
     if ssh_port is not None and not (isinstance(ssh_port, int) and 0 < ssh_port < 65536):
         raise UsageError(f"{ssh_port!r} is not a port")
-    credentials = Credentials.read(ssh_creds)
+    given = dict(ssh_creds or {})
+    if user and given.setdefault("ssh_user", user) != user:
+        raise UsageError(f"ssh_creds: ssh_user is {given['ssh_user']!r}, but the host is given as {user}@{host}")
+    credentials = Credentials.read(given)
     tell = notify or (lambda text: print(f"runkit: {text}", file=sys.stderr))  # noqa: T201
     chosen = backend or ("openssh" if shutil.which("ssh") and credentials.password is None else "paramiko")
     if chosen == "openssh":

@@ -7,6 +7,7 @@ another one. As OpenSSH does, the home folder is looked up in the account, not i
 from __future__ import annotations
 
 import base64
+import getpass
 import hashlib
 import os
 import pwd
@@ -16,7 +17,17 @@ from runkit.errors import HostKeyChanged
 
 
 def account_home() -> Path:
-    return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:  # a container's user of whom /etc/passwd knows nothing
+        return Path(os.environ.get("HOME") or "/")
+
+
+def user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def chosen_file() -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import shutil
 import signal
@@ -12,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterable
 
-from runkit.transport import process, relay
+from runkit.transport import known_hosts, process, relay
 from runkit.transport.base import Address, Forward, Transport
 from runkit.transport.script import OnOutput, check_length
 
@@ -22,7 +21,7 @@ class Local(Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.description = f"{getpass.getuser()}@this machine"
+        self.description = f"{known_hosts.user_name()}@this machine"
 
     def open(self) -> None:
         pass

@@ -87,7 +87,12 @@ class Paramiko(Transport):
                 self._jump = Paramiko(
                     to.jump.host, to.jump.port, to.jump.credentials, self._notify, self._connect_timeout
                 )
-            return self._jump._channel((to.address, to.port), self._connect_timeout)
+            try:
+                return self._jump._channel((to.address, to.port), self._connect_timeout)
+            except (ConnectionRefusedError, PermissionError) as error:
+                raise HostUnreachable(
+                    f"{self.description} cannot be reached through {self._jump.description}: {error}"
+                ) from error
         try:
             return relay.dial((to.address, to.port), self._connect_timeout)
         except OSError as error:
@@ -147,6 +152,10 @@ class Paramiko(Transport):
             channel.close()
             if isinstance(error, TimeoutError):
                 raise HostUnreachable(f"{self.description} did not open a stream within {timeout:g} s") from error
+            if isinstance(error, (paramiko.SSHException, EOFError)):
+                raise HostUnreachable(
+                    f"{self.description} opened no stream: {error or 'it refused the command'}"
+                ) from error
             raise
         channel.settimeout(None)
         return channel
@@ -183,13 +192,17 @@ class Paramiko(Transport):
 
     def shell(self, command: str | None = None) -> int:
         channel = self._session()
-        if os.isatty(STDIN):
-            size = shutil.get_terminal_size()
-            channel.get_pty(os.environ.get("TERM", "vt100"), size.columns, size.lines)
-        if command:
-            channel.exec_command(command)
-        else:
-            channel.invoke_shell()
+        try:
+            if os.isatty(STDIN):
+                size = shutil.get_terminal_size()
+                channel.get_pty(os.environ.get("TERM", "vt100"), size.columns, size.lines)
+            if command:
+                channel.exec_command(command)
+            else:
+                channel.invoke_shell()
+        except (paramiko.SSHException, EOFError) as error:
+            channel.close()
+            raise HostUnreachable(f"{self.description} gave no shell: {error or 'the connection is lost'}") from error
         with channel, _raw_terminal(channel):
             self._talk(channel)
             status = channel.recv_exit_status()

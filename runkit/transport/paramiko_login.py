@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import re
 import socket
@@ -72,7 +71,7 @@ def route(host: str, port: int | None, credentials: Credentials) -> Route:
     through = credentials.proxy or (None if credentials.ssh_proxy_command else found.get("proxyjump"))
     address = found["hostname"]
     port = port or int(found.get("port", 22))
-    user = credentials.ssh_user or found.get("user") or getpass.getuser()
+    user = credentials.ssh_user or found.get("user") or known_hosts.user_name()
     command = None if through else credentials.ssh_proxy_command or found.get("proxycommand")
     if credentials.ssh_proxy_command and command:
         for token, value in (("%h", address), ("%p", str(port)), ("%r", user), ("%%", "%")):
@@ -117,7 +116,7 @@ def log_in(
         transport = paramiko.Transport(way)
         transport.banner_timeout = transport.auth_timeout = timeout
         recorded = _recorded(to)
-        known_first = [kind for entry in recorded.values() for kind in _algorithms(entry.get_name())]
+        known_first = [kind for _, key in recorded for kind in _algorithms(key.get_name())]
         options = transport.get_security_options()
         options.key_types = [k for k in known_first if k in options.key_types] + [
             k for k in options.key_types if k not in known_first
@@ -201,17 +200,30 @@ def _algorithms(kind: str) -> list[str]:
     return ["rsa-sha2-512", "rsa-sha2-256", "ssh-rsa"] if kind == "ssh-rsa" else [kind]
 
 
-def _recorded(to: Route) -> dict[str, paramiko.PKey]:
-    """The host's recorded keys, by type."""
-    found: dict[str, paramiko.PKey] = {}
+def _recorded(to: Route) -> list[tuple[str, paramiko.PKey]]:
+    """The host's recorded keys, each with its "file:line". A line that cannot be read is passed over, as OpenSSH does."""
+    found = []
     for file in (known_hosts.default_file(), Path("/etc/ssh/ssh_known_hosts")):
-        if file.exists():
-            found = {**dict(paramiko.HostKeys(str(file)).lookup(to.lookup) or {}), **found}
+        lines = file.read_text(errors="replace").splitlines() if file.exists() else []
+        for number, line in enumerate(lines, 1):
+            with contextlib.suppress(Exception):  # a damaged line may raise anything
+                entry = paramiko.hostkeys.HostKeyEntry.from_line(line.strip(), number)
+                if entry is not None and any(_is_named(name, to.lookup) for name in entry.hostnames):
+                    found.append((f"{file}:{number}", entry.key))
     return found
 
 
+def _is_named(recorded: str, lookup: str) -> bool:
+    """Whether a name in known_hosts, which may be hashed, is the host's."""
+    return recorded == (paramiko.HostKeys.hash_host(lookup, recorded) if recorded.startswith("|1|") else lookup)
+
+
 def _check_host_key(
-    to: Route, name: str, shown: paramiko.PKey, recorded: dict[str, paramiko.PKey], notify: Callable[[str], None]
+    to: Route,
+    name: str,
+    shown: paramiko.PKey,
+    recorded: list[tuple[str, paramiko.PKey]],
+    notify: Callable[[str], None],
 ) -> None:
     file = known_hosts.default_file()
     print_ = known_hosts.fingerprint(shown.asbytes())
@@ -219,14 +231,8 @@ def _check_host_key(
         kind = shown.get_name().removeprefix("ssh-").upper()
         known_hosts.record(file, f"{to.lookup} {shown.get_name()} {shown.get_base64()}")
         notify(known_hosts.newly_recorded(to.lookup, kind, print_, str(file)))
-    elif shown not in recorded.values():
-        old = next(iter(recorded.values())).get_base64()
-        number = (
-            next((i for i, line in enumerate(file.read_text().splitlines(), 1) if old in line), 0)
-            if file.exists()
-            else 0
-        )
-        raise known_hosts.changed(name, f"{file}:{number}" if number else str(file), print_, to.lookup, str(file))
+    elif shown not in [key for _, key in recorded]:
+        raise known_hosts.changed(name, recorded[0][0], print_, to.lookup, str(file))
 
 
 def _close(way: Any) -> None:

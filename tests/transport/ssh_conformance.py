@@ -161,6 +161,41 @@ class SSHConformance(TransportConformance):
         assert recorded(known_hosts, first)
         assert recorded(known_hosts, second)
 
+    def test_a_host_that_the_one_on_the_way_does_not_reach(self, host: Host, make: Callable[..., Transport]) -> None:
+        creds = {**host.ssh_creds, "proxy": f"{host.user}@{host.address}:{host.port}"}
+        transport = make_transport("127.0.0.1", 9, creds, notify=lambda text: None, backend=self.backend)
+        with pytest.raises(HostUnreachable, match=r"127\.0\.0\.1"):
+            transport.open()
+        transport.close()
+
+    def test_a_user_in_the_name_of_the_host(self, host: Host) -> None:
+        creds = {"ssh_private_key": str(host.key)}
+        name = f"{host.user}@{host.address}"
+        with make_transport(name, host.port, creds, notify=lambda text: None, backend=self.backend) as transport:
+            assert transport.run("id -un").text == host.user
+        with pytest.raises(UsageError, match="somebody"):
+            make_transport(name, host.port, {**creds, "ssh_user": "somebody"}, backend=self.backend)
+
+    def test_damaged_lines_among_the_known_hosts(
+        self, host: Host, hosts2: list[Host], make: Callable[..., Transport], known_hosts: Path
+    ) -> None:
+        known_hosts.parent.mkdir()
+        place = f"[{host.address}]:{host.port}"
+        damaged = [
+            f"{place} ssh-ed25519 AAA",
+            f"{place} ssh-ed25519 AAAAC3NzaC1lZDI1NTE5",
+            f"{place} ssh-rsa !",
+            "|1|x|y z w",
+            "word",
+        ]
+        known_hosts.write_text("\n".join([*damaged, f"{place} {host.host_key}", ""]))
+        told: list[str] = []
+        make(host, notify=told.append).open()
+        assert told == []
+        known_hosts.write_text("\n".join([*damaged, f"{place} {hosts2[1].host_key}", ""]))
+        with pytest.raises(HostKeyChanged, match=f":{len(damaged) + 1}"):
+            make(host).open()
+
     def test_through_a_command(self, host: Host, make: Callable[..., Transport]) -> None:
         proxy = {"ssh_proxy_command": " ".join(host.ssh("-W", "%h:%p"))}
         assert make(host, {**host.ssh_creds, **proxy}).run("echo through").text == "through"
