@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from runkit.errors import ServerError
+from runkit.wire.names import check_name
 
 if TYPE_CHECKING:
     from runkit.client.api import Api
@@ -65,7 +66,7 @@ def describe(name: str, found: dict[str, Any]) -> list[str]:
 
 def logs(given: Namespace) -> int:
     """Print the env's log."""
-    address = f"/v1/envs/{given.env}/log"
+    address = f"/v1/envs/{check_name('env', given.env)}/log"
     with _server(_cluster(given.name)) as api:
         if api is None:
             raise ServerError(f"no server runs on cluster {given.name!r}")
@@ -82,11 +83,8 @@ def logs(given: Namespace) -> int:
 def stop(given: Namespace) -> int:
     """End the server."""
     cluster = _cluster(given.name)
-    if not cluster.is_up():
-        print(f"{given.name}: no server runs")
-        return 0
-    cluster.stop_server()
-    print(f"{given.name}: the server has ended, and its envs with it")
+    ended = cluster.stop_server()
+    print(f"{given.name}: " + ("the server has ended, and its envs with it" if ended else "no server runs"))
     return 0
 
 
@@ -106,19 +104,18 @@ def _server(cluster: Cluster) -> Iterator[Api | None]:
     """The server there, of whatever version: looking at it changes nothing, and needs no upgrade."""
     from runkit.client.api import Api  # noqa: PLC0415  (as the cluster)
     from runkit.client.bootstrap import find_server  # noqa: PLC0415
-    from runkit.transport import make_transport  # noqa: PLC0415
 
-    with make_transport(cluster.host, cluster.ssh_port, cluster.ssh_creds or None) as transport:
-        info = find_server(transport, cluster.server_port)
-        if info is None:
-            yield None
-            return
-        port = info.port
-        api = Api(lambda: transport.connect(("127.0.0.1", port)), info.token)
-        try:
-            yield api
-        finally:
-            api.close()
+    transport = cluster.transport
+    info = find_server(transport, cluster.server_port)
+    if info is None:
+        yield None
+        return
+    port = info.port
+    api = Api(lambda: transport.connect(("127.0.0.1", port)), info.token)
+    try:
+        yield api
+    finally:
+        api.close()
 
 
 def _span(seconds: float) -> str:

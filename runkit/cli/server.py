@@ -10,7 +10,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from runkit.errors import UsageError
+from runkit.errors import ServerError, UsageError
 from runkit.launch import code
 from runkit.wire import places, problems
 
@@ -33,11 +33,16 @@ def start(given: Namespace) -> int:
     done = subprocess.run(
         arguments, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     )
-    answer = json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        raise ServerError(
+            f"the server did not start (status {done.returncode}): {done.stdout or 'see above'}"
+        ) from None
     if "error" in answer:
         raise problems.from_json(answer["error"])
-    print(json.dumps(answer.get("ready"), indent=2))
-    return done.returncode
+    print(json.dumps(answer["ready"], indent=2))
+    return 0
 
 
 def stop(given: Namespace) -> int:

@@ -7,12 +7,11 @@ import json
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
-from urllib.parse import quote
 
-from runkit.errors import ConnectionLost, ServerError
+from runkit.errors import ConnectionLost, RunkitError, ServerError
 from runkit.wire import problems
 
 DEFAULT_TIMEOUT = 60.0
@@ -40,20 +39,19 @@ class Api:
         self._token = token
         self._idle: list[socket.socket] = []
         self._lock = threading.Lock()
-        self._closed = False
 
     def json(self, method: str, path: str, body: Any = None, timeout: float | None = DEFAULT_TIMEOUT) -> dict[str, Any]:
         """One request, one JSON answer.
 
         Args:
             method: "GET", "POST", …
-            path: with its query; what is not plain in it has to be quoted (see `quoted`).
+            path: with its query; what is not plain in it has to be quoted.
             body: becomes JSON; bytes are sent as they are.
             timeout: seconds for each step of the exchange; None: no limit.
 
         Raises:
             RunkitError: the server refused; of the class that the server names (NotAuthorized, EnvNotFound, …).
-            ConnectionLost: the connection broke; the request may have been carried out.
+            ConnectionLost: nobody listens there, or the connection broke: then the request may have been carried out.
             HostUnreachable: there is no way to the server.
         """
         data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -181,7 +179,15 @@ class Api:
     # -- connections
 
     def _open(self, timeout: float | None) -> socket.socket:
-        sock = self._connect()
+        try:
+            sock = self._connect()
+        except RunkitError:
+            raise
+        except OSError as error:
+            raise ConnectionLost(
+                f"no server answers ({error}): it has ended, or its host was started anew. cluster.up_if_not() starts it, "
+                "and so does sending code or an env"
+            ) from error
         sock.settimeout(timeout)
         with suppress(OSError):  # not a TCP socket
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -207,16 +213,6 @@ class Api:
                 self._idle.append(sock)
                 return
         sock.close()
-
-
-def quoted(text: str) -> str:
-    """A name as one piece of a path: an env's, or a key with spaces and slashes."""
-    return quote(text, safe="")
-
-
-def with_query(path: str, query: Mapping[str, str]) -> str:
-    """The path with its query."""
-    return path + ("?" + "&".join(f"{name}={quoted(value)}" for name, value in query.items()) if query else "")
 
 
 def _may_repeat(method: str, path: str) -> bool:

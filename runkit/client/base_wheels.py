@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import zipfile
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
+from runkit.client.progress import Report
 from runkit.client.resolve import resolve
 from runkit.client.target import Target
 from runkit.client.wheels import WheelStore
@@ -18,8 +18,6 @@ from runkit.transport import Transport
 from runkit.wire import places
 
 REQUIREMENTS = code.PACKAGE / "launch" / "server-requirements.txt"
-
-Progress = Callable[[Mapping[str, Any]], None]
 
 
 def requirements_checksum() -> str:
@@ -45,7 +43,7 @@ def _cksum(data: bytes) -> int:
     return ~crc & 0xFFFFFFFF
 
 
-def ship(transport: Transport, home: str, target: Target, progress: Progress) -> None:
+def ship(transport: Transport, home: str, target: Target, progress: Report) -> None:
     """Bring the wheels of the server's requirements to the host: into its wheel store, and together in `wheels/base`.
 
     Raises:
@@ -84,7 +82,7 @@ def ship(transport: Transport, home: str, target: Target, progress: Progress) ->
         raise SetupFailed(f"{transport.description}: {done.stderr.decode(errors='replace').strip()}")
 
 
-def uv_for(target: Target, progress: Progress) -> Path:
+def uv_for(target: Target, progress: Report) -> Path:
     """uv's binary for another platform, out of its wheel; kept.
 
     Raises:
@@ -102,7 +100,7 @@ def uv_for(target: Target, progress: Progress) -> Path:
         name = next((one for one in wheel.namelist() if one.endswith("/scripts/uv")), None)
         if name is None:
             raise SetupFailed(f"{artifact.filename} holds no uv")
-        partial = kept.with_suffix(".partial")
+        partial = kept.with_suffix(f".{os.urandom(8).hex()}.partial")
         partial.write_bytes(wheel.read(name))
     partial.chmod(0o755)
     partial.replace(kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import os
@@ -16,13 +17,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from runkit.client import base_wheels, interpreter
 from runkit.client.api import Api
+from runkit.client.progress import Report
 from runkit.client.target import Target
 from runkit.client.uvtool import uv_binary
-from runkit.errors import PortInUse, RunkitError, SetupFailed
+from runkit.errors import ConnectionLost, HostUnreachable, PortInUse, RunkitError, ServerError, SetupFailed
 from runkit.launch import code, probe
 from runkit.launch.code import Code
 from runkit.launch.probe import Host
@@ -30,14 +32,28 @@ from runkit.transport import Transport
 from runkit.transport.local import Local
 from runkit.wire import places, problems
 
-Progress = Callable[[Mapping[str, Any]], None]
-"""Called with {"phase": text}, {"phase": text, "done": bytes, "total": bytes}, {"log": line} or {"warning": text}."""
-
 _PORT_TRIES = 4
 EMBEDDED_PORTS = range(30100, 32300, 100)
 """Where an embedded cluster looks for a hundred free ports: below the range that the system gives out by itself."""
 
 _LAST_LINES = 40
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _in_time(function: Callable[Concatenate[Transport, _P], _T]) -> Callable[Concatenate[Transport, _P], _T]:
+    """For what asks a host: one that takes too long is as good as unreachable, and the error names it."""
+
+    @functools.wraps(function)
+    def call(transport: Transport, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return function(transport, *args, **kwargs)
+        except TimeoutError as error:
+            raise HostUnreachable(f"{transport.description} did not answer in time: {error}") from error
+
+    return call
 
 
 @dataclass(frozen=True)
@@ -63,7 +79,8 @@ class ServerInfo:
     fresh: bool = False
 
 
-def bootstrap(transport: Transport, *, port: int, progress: Progress = lambda event: None) -> ServerInfo:
+@_in_time
+def bootstrap(transport: Transport, *, port: int, progress: Report = lambda event: None) -> ServerInfo:
     """Have the server run on the host, with this client's runkit; set up what is missing.
 
     Args:
@@ -84,7 +101,7 @@ def bootstrap(transport: Transport, *, port: int, progress: Progress = lambda ev
     return _bootstrap(transport, embedded_port(), progress)
 
 
-def _bootstrap(transport: Transport, port: int, progress: Progress) -> ServerInfo:
+def _bootstrap(transport: Transport, port: int, progress: Report) -> ServerInfo:
     mine = code.read()
     host = _ask(transport, port, mine.digest)
     if host.runs and host.server.get("code") == mine.digest and host.token:
@@ -100,6 +117,7 @@ def _bootstrap(transport: Transport, port: int, progress: Progress) -> ServerInf
     return _info(host, port, fresh=True)
 
 
+@_in_time
 def find_server(transport: Transport, port: int) -> ServerInfo | None:
     """The server on the host, of whatever version, if it runs. Changes nothing."""
     port = port or embedded_port()
@@ -107,7 +125,8 @@ def find_server(transport: Transport, port: int) -> ServerInfo | None:
     return _info(host, port) if host.runs and host.token else None
 
 
-def stop(transport: Transport, port: int) -> bool:
+@_in_time
+def stop(transport: Transport, port: int, progress: Report = lambda event: None) -> bool:
     """End the server, its Ray and its envs, also those that a killed server left; False if nothing ran."""
     port = port or embedded_port()
     host = _ask(transport, port, "")
@@ -115,36 +134,62 @@ def stop(transport: Transport, port: int) -> bool:
     if not state.get("python") or not state.get("path"):
         return False
     path, python = shlex.quote(state["path"]), shlex.quote(state["python"])
-    command = f"cd / && PYTHONPATH={path} {python} -m runkit.server stop --port {port}"
-    done = transport.run(command, timeout=90)
+    lines = _Lines(progress)
+    done = transport.run(
+        f"cd / && PYTHONPATH={path} {python} -m runkit.server stop --port {port} 2>&1", timeout=90, on_output=lines.take
+    )
+    lines.end()
     if done.returncode:
+        said = [*lines.last, *([str(lines.error.get("message", ""))] if lines.error else [])]
         raise SetupFailed(
-            f"the server on {transport.description} could not be ended", done.stdout.decode(errors="replace")
+            f"the server on {transport.description} could not be ended:\n" + "\n".join(said), "\n".join(said)
         )
-    return True
+    return lines.stopped
 
 
-def restart(transport: Transport, info: ServerInfo, progress: Progress = lambda event: None) -> dict[str, Any]:
+@_in_time
+def restart(transport: Transport, port: int, progress: Report = lambda event: None) -> dict[str, Any]:
     """Start the server anew with this client's runkit. With the same runkit, Ray and the envs' workers go on meanwhile.
 
     Returns:
         {"kept": names of envs whose worker is the same as before, "lost": names of those that were started anew or ended}.
     """
-    api = Api(lambda: transport.connect(("127.0.0.1", info.port)), info.token)
-    before = _generations(api)
-    if info.code == code.read().digest:
-        api.json("POST", "/v1/shutdown", {"keep_ray": True})
+    port = port or embedded_port()
+    host = _ask(transport, port, "")
+    progress({"phase": "end the server"})
+    before = _end_server(transport, host, port, progress)
+    info = _bootstrap(transport, port, progress)
+    after = _generations(_api(transport, info))
+    if before is None:
+        # It could not be asked. Envs live in its Ray: they went on if that did.
+        went_on = _head(host.left) is not None and _head(host.left) == _head(_ask(transport, port, "").server)
+        before = {name: generation if went_on else -1 for name, generation in after.items()}
+    ran = {name: generation for name, generation in before.items() if generation is not None}
+    kept = sorted(name for name, generation in ran.items() if after.get(name) == generation)
+    return {"kept": kept, "lost": sorted(set(ran) - set(kept))}
+
+
+def _end_server(transport: Transport, host: Host, port: int, progress: Report) -> dict[str, int | None] | None:
+    """End the server, with as little else as can be; gives the generations of its workers, None if it did not answer."""
+    if not (host.runs and host.token):
+        return None
+    info = _info(host, port)
+    api = _api(transport, info)
+    try:
+        before = _generations(api)
+        if info.code == code.read().digest:
+            api.json("POST", "/v1/shutdown", {"keep_ray": True})
+    except (ConnectionLost, ServerError):  # it hangs
+        transport.run(f"kill -s KILL {info.pid}", timeout=60)
+        _await_end(transport, info)
+        return None
+    finally:
         api.close()
+    if info.code == code.read().digest:
         _await_end(transport, info)
     else:
-        api.close()
-        stop(transport, info.port)
-    fresh = bootstrap(transport, port=info.port, progress=progress)
-    api = Api(lambda: transport.connect(("127.0.0.1", fresh.port)), fresh.token)
-    after = _generations(api)
-    api.close()
-    kept = sorted(name for name, generation in before.items() if after.get(name) == generation)
-    return {"kept": kept, "lost": sorted(set(before) - set(kept))}
+        stop(transport, port, progress)
+    return before
 
 
 def embedded_port() -> int:
@@ -185,9 +230,19 @@ def _info(host: Host, port: int, fresh: bool = False) -> ServerInfo:
     )
 
 
-def _generations(api: Api) -> dict[str, int]:
-    envs = api.json("GET", "/v1/status")["envs"]
-    return {name: env["worker"]["generation"] for name, env in envs.items() if env.get("worker")}
+def _api(transport: Transport, info: ServerInfo) -> Api:
+    return Api(lambda: transport.connect(("127.0.0.1", info.port)), info.token)
+
+
+def _generations(api: Api) -> dict[str, int | None]:
+    """For each env the number of its worker, which no other one ever has; None where none runs."""
+    envs = api.json("GET", "/v1/status", timeout=20)["envs"]
+    return {name: (env["worker"] or {}).get("generation") for name, env in envs.items()}
+
+
+def _head(state: Mapping[str, Any]) -> Any:
+    """The process of the Ray that a server's state tells of."""
+    return (state.get("ray") or {}).get("head")
 
 
 def _await_end(transport: Transport, info: ServerInfo) -> None:
@@ -212,19 +267,19 @@ def _free(port: int) -> bool:
 # -- what is missing
 
 
-def _bring(transport: Transport, host: Host, mine: Code, progress: Progress) -> None:
+def _bring(transport: Transport, host: Host, mine: Code, progress: Report) -> None:
     """Ship the code, and whatever else the host can neither find nor fetch."""
     if not host.has_code:
         progress({"phase": "ship runkit"})
         _place_code(transport, host, mine)
-    if isinstance(transport, Local) or (host.reaches_index and (host.uv or host.can_fetch)):
+    if isinstance(transport, Local):
         return
     assert host.glibc is not None  # checked
     minor = f"{sys.version_info[0]}.{sys.version_info[1]}"
     bare = Target(host.machine, host.glibc, minor)
-    if not host.uv:
+    if not (host.has_uv or host.fetches_uv):
         _ship_uv(transport, host, bare, progress)
-    if any(name.startswith(f"{base_wheels.requirements_checksum()}-") for name in host.bases):
+    if host.reaches_index or any(name.startswith(f"{base_wheels.requirements_checksum()}-") for name in host.bases):
         return
     found = host.python(minor)
     if found is None:
@@ -255,7 +310,7 @@ def _place_code(transport: Transport, host: Host, mine: Code) -> None:
         )
 
 
-def _ship_uv(transport: Transport, host: Host, target: Target, progress: Progress) -> None:
+def _ship_uv(transport: Transport, host: Host, target: Target, progress: Report) -> None:
     phase = "ship uv"
     progress({"phase": phase})
     binary = Path(uv_binary()) if target.is_here else base_wheels.uv_for(target, progress)
@@ -267,7 +322,7 @@ def _ship_uv(transport: Transport, host: Host, target: Target, progress: Progres
     )
 
 
-def _ship_archive(transport: Transport, archive: Path, folder: str, phase: str, progress: Progress) -> None:
+def _ship_archive(transport: Transport, archive: Path, folder: str, phase: str, progress: Report) -> None:
     """Unpack a .tar.gz of this machine into a folder there, which is there only when all of it is."""
     place, partial = shlex.quote(folder), shlex.quote(f"{folder}.partial")
     with tempfile.TemporaryDirectory() as scratch:
@@ -293,7 +348,7 @@ def _ship_archive(transport: Transport, archive: Path, folder: str, phase: str, 
 # -- setup_cluster.sh
 
 
-def _run_setup(transport: Transport, host: Host, mine: Code, port: int, progress: Progress) -> None:
+def _run_setup(transport: Transport, host: Host, mine: Code, port: int, progress: Report) -> None:
     """Run setup_cluster.sh there, its output as it comes."""
     folder = f"{host.home}/code/{mine.digest}"
     options = ["--port", str(port), "--python", f"{sys.version_info[0]}.{sys.version_info[1]}"]
@@ -329,9 +384,10 @@ def _interpreter() -> str:
 class _Lines:
     """The script's output: its own words are phases, everything else is log, JSON is how it ended."""
 
-    def __init__(self, progress: Progress):
+    def __init__(self, progress: Report):
         self.last: deque[str] = deque(maxlen=_LAST_LINES)
         self.error: dict[str, Any] | None = None
+        self.stopped = False
         self._progress = progress
         self._rest = b""
 
@@ -345,9 +401,10 @@ class _Lines:
             self.take("", b"\n")
 
     def _line(self, line: str) -> None:
-        if line.startswith(('{"ready":', '{"error":')):
+        if line.startswith(('{"ready":', '{"error":', '{"stopped":')):
             with suppress(ValueError):
-                self.error = json.loads(line).get("error")
+                answer = json.loads(line)
+                self.error, self.stopped = answer.get("error"), bool(answer.get("stopped"))
                 return
         if line:
             self.last.append(line)

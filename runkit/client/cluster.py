@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from runkit.client import config
-from runkit.client.connected import Connected
+from runkit.client.connected import Connected, PlacedCode
 from runkit.client.envs import EnvLike
+from runkit.client.progress import Progress
 from runkit.client.remote import RemoteObject, operate
 from runkit.client.request import Options
 from runkit.client.roots import Location, locate
-from runkit.errors import UsageError
+from runkit.errors import PortInUse, UsageError
 from runkit.model.env import as_env
 from runkit.model.mistakes import plainly
 from runkit.transport import Forward, make_transport
@@ -84,7 +85,7 @@ class Cluster(Connected):
     # -- the object store
 
     @plainly
-    def put(self, key: str, obj: Any, env: EnvLike = None, roots: list[dict[str, Any]] | None = None) -> None:
+    def put(self, key: str, obj: Any, env: EnvLike = None) -> None:
         """Store an object under a key, in an env's memory; it replaces what the key held, in whichever env.
 
         Args:
@@ -93,12 +94,13 @@ class Cluster(Connected):
             env: an env or its name; the default env otherwise. One that was never sent is sent.
         """
         check_name("key", key)
-        if roots is None:
-            placed = self.place(env, _code_of(obj))
-            target, roots = placed.env, placed.roots
-        else:
-            target = env if isinstance(env, str) else as_env(env).target
-        operate(self, target, "put", {"key": key, "roots": roots}, obj, send=True, label=f"the value of {key!r}")
+        self.store(key, obj, self.place(env, _code_of(obj)))
+
+    def store(self, key: str, obj: Any, placed: PlacedCode) -> None:
+        """`put`, into an env that has the code of the object already."""
+        operate(
+            self, placed.env, "put", {"key": key, "roots": placed.roots}, obj, send=True, label=f"the value of {key!r}"
+        )
 
     @plainly
     def get(self, key: str, default: Any = _MISSING, remote: bool = False) -> Any:
@@ -170,12 +172,14 @@ class Cluster(Connected):
             dest: over there if `up`, else here; `~` is the home folder of its side.
             delete: remove what is in `dest` but not in `source`.
         """
-        self.link.transport.rsync(str(source), str(dest), up=up, delete=delete)
+        with Progress(self.name) as progress:
+            progress({"phase": f"copy {source} to {dest}"})
+            self.transport.rsync(str(source), str(dest), up=up, delete=delete)
 
     @plainly
     def ssh(self, command: str | None = None) -> int:
         """Open a shell on the host in this terminal, or run one command there; gives its exit status."""
-        return self.link.transport.shell(command)
+        return self.transport.shell(command)
 
     @plainly
     def forward(self, port: int, local_port: int = 0) -> Forward:
@@ -188,7 +192,12 @@ class Cluster(Connected):
         Returns:
             `.local_port`, and `.close()`; usable in `with`.
         """
-        return self.link.transport.forward(port, local_port)
+        if local_port:
+            return self.transport.forward(port, local_port)
+        try:
+            return self.transport.forward(port, port)
+        except PortInUse:
+            return self.transport.forward(port)
 
     # -- keeping
 
@@ -211,20 +220,7 @@ class Cluster(Connected):
         Raises:
             UsageError: none is saved under it.
         """
-        if name == "here":
-            return here()
-        settings = config.load(check_name("cluster", name))
-        if settings is None:
-            saved = config.names()
-            known = f"; saved ones: {', '.join(saved)}" if saved else ""
-            raise UsageError(f"no cluster is saved as {name!r}: give host=... once and call .save(){known}")
-        return cls(
-            name,
-            settings["host"],
-            settings.get("ssh_port"),
-            settings.get("ssh_creds"),
-            settings.get("server_port", DEFAULT_PORT),
-        )
+        return cluster(name)
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{self!r} cannot be pickled; in remote code rk.here is the cluster")
@@ -254,16 +250,18 @@ def cluster(
     host: str | None = None,
     ssh_port: int | None = None,
     ssh_creds: Mapping[str, str | None] | None = None,
-    server_port: int = DEFAULT_PORT,
+    server_port: int | None = None,
 ) -> Cluster:
     """A cluster by its name: the host given here, or the one saved under that name.
 
     Args:
         name: what you call it.
-        host: a host name, an address, or a Host alias of `~/.ssh/config`.
+        host: a host name, an address, or a Host alias of `~/.ssh/config`; without it the cluster is the saved one, and what
+            else is given here (a password, say, which is not saved) comes before what was saved.
         ssh_port: the port of its sshd; what the SSH configuration says otherwise.
         ssh_creds: "ssh_user", "ssh_private_key" (a path), "password"; what the SSH configuration and agent say otherwise.
-        server_port: the port of runkit's server on the host's 127.0.0.1; the hundred above it belong to its Ray.
+        server_port: the port of runkit's server on the host's 127.0.0.1 (32300 unless said otherwise); the hundred above it
+            belong to its Ray.
 
     Raises:
         UsageError: an argument is malformed, or no cluster is saved under the name.
@@ -273,21 +271,47 @@ def cluster(
         >>> c
         <Cluster 'box' at me@gpu.example.org (not connected)>
     """
-    if host is None:
-        return Cluster.from_name(name)
+    if name == "here" and (host, ssh_port, ssh_creds, server_port) == (None,) * 4:
+        return here()
     check_name("cluster", name)
+    saved: dict[str, Any] = {}
+    if host is None:
+        saved = _saved(name)
+        host = saved["host"]
+    ssh_port = ssh_port if ssh_port is not None else saved.get("ssh_port")
+    ssh_creds = {**(saved.get("ssh_creds") or {}), **(ssh_creds or {})}
+    server_port = server_port if server_port is not None else saved.get("server_port", DEFAULT_PORT)
     if isinstance(server_port, bool) or not isinstance(server_port, int) or not 1024 <= server_port <= 65400:
         raise UsageError(f"server_port is a port from 1024 to 65400, not {server_port!r}")
     make_transport(host, ssh_port, ssh_creds)  # checks them; nothing is opened
     return Cluster(name, host, ssh_port, ssh_creds, server_port)
 
 
+def _saved(name: str) -> dict[str, Any]:
+    settings = config.load(name)
+    if settings is None:
+        saved = config.names()
+        known = f"; saved ones: {', '.join(saved)}" if saved else ""
+        raise UsageError(f"no cluster is saved as {name!r}: give host=... once and call .save(){known}")
+    return settings
+
+
 def _code_of(obj: Any) -> Location | None:
-    """Where the code is that a stored object needs over there: its class's, or for a container this session's."""
-    if obj is None or isinstance(obj, (bool, int, float, complex, str, bytes, bytearray)):
+    """Where the code is that a stored object needs over there: its class's, or for whatever may hold others this session's."""
+    if obj is None or isinstance(obj, (bool, int, float, complex, str, bytes, bytearray)) or _is_plain_array(obj):
         return None
-    location = locate(obj if isinstance(obj, (type, types.FunctionType)) else type(obj))
-    return locate() if location.root is None and type(obj).__module__ == "builtins" else location
+    if isinstance(obj, (type, types.FunctionType)):
+        return locate(obj)
+    location = locate(type(obj))
+    return location if location.root is not None else locate()
+
+
+def _is_plain_array(obj: Any) -> bool:
+    """An array or tensor of numbers: of a package that is not imported for this."""
+    kind = type(obj)
+    if (kind.__module__, kind.__name__) == ("numpy", "ndarray"):
+        return not obj.dtype.hasobject
+    return (kind.__module__, kind.__name__) == ("torch", "Tensor")
 
 
 _here: Cluster | None = None

@@ -52,7 +52,3 @@ def load(name: str) -> dict[str, Any] | None:
 def names() -> list[str]:
     """The names of the saved clusters."""
     return sorted(path.stem for path in _folder().glob("*.json"))
-
-
-def delete(name: str) -> None:
-    (_folder() / f"{name}.json").unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,13 +18,14 @@ from runkit.client.remote import RemoteObject
 from runkit.client.request import python_mismatch
 from runkit.client.roots import Location, Root, root_at
 from runkit.client.session import Session
-from runkit.errors import RunkitError
+from runkit.errors import ConnectionLost, RunkitError
 from runkit.model.env import as_env
 from runkit.model.mistakes import plainly
 from runkit.transport import Transport, make_transport
 from runkit.wire.names import DEFAULT_ENV, DEFAULT_PORT, check_name
 
 _Self = TypeVar("_Self", bound="Connected")
+_T = TypeVar("_T")
 _open: weakref.WeakSet[Connected] = weakref.WeakSet()
 
 
@@ -53,8 +54,10 @@ class Connected:
         self.ssh_port = ssh_port
         self.ssh_creds = dict(ssh_creds or {})
         self._server_port = server_port
+        self._transport: Transport | None = None
         self._link: Link | None = None
         self._lock = threading.RLock()
+        self._transport_lock = threading.Lock()
         self._folders: dict[str, str] = {}
         _open.add(self)
 
@@ -66,8 +69,17 @@ class Connected:
         return self._link.info.port if self._link is not None else self._server_port
 
     @property
+    def transport(self) -> Transport:
+        """The way to the host, opened. It needs nothing of runkit there: a shell must be had where a set-up has failed."""
+        with self._transport_lock:
+            if self._transport is None:
+                self._transport = make_transport(self.host, self.ssh_port, self.ssh_creds or None)
+        self._transport.open()
+        return self._transport
+
+    @property
     def link(self) -> Link:
-        """The connection, made now if there is none."""
+        """The connection to the server, made now if there is none; the server is set up and started if need be."""
         link = self._link
         if link is not None and link.alive:
             return link
@@ -75,13 +87,8 @@ class Connected:
             if self._link is None or not self._link.alive:
                 if self._link is not None:
                     self._link.close()
-                self._link = Link(self.name, self._transport(), self._server_port)
+                self._link = Link(self.name, self.transport, self._server_port)
             return self._link
-
-    def _transport(self) -> Transport:
-        transport = make_transport(self.host, self.ssh_port, self.ssh_creds or None)
-        transport.open()
-        return transport
 
     @plainly
     def up_if_not(self: _Self) -> _Self:
@@ -99,11 +106,7 @@ class Connected:
         if link is not None and link.alive and link.answers():
             return True
         try:
-            transport = self._transport()
-            try:
-                return bootstrap.find_server(transport, self._server_port) is not None
-            finally:
-                transport.close()
+            return bootstrap.find_server(self.transport, self._server_port) is not None
         except RunkitError:
             return False
 
@@ -121,32 +124,26 @@ class Connected:
         """
 
         with self._lock:
-            link = self.link
-            if not link.answers():  # it was killed, or cannot be reached
-                self.up_if_not()
-                return {"kept": sorted(self.status()["envs"]), "lost": []}
-            transport = link.transport
-            outcome = bootstrap.restart(transport, link.info)
-            if not link.revive():
-                self.disconnect()
-                self.up_if_not()
+            with Progress(self.name) as progress:
+                outcome = bootstrap.restart(self.transport, self.server_port, progress)
+            self.up_if_not()
         if outcome.get("lost"):
             lost = ", ".join(outcome["lost"])
             Progress(self.name)({"warning": f"these envs were started anew, without their objects: {lost}"})
         return outcome
 
     @plainly
-    def stop_server(self) -> None:
-        """End the server, Ray and every env of this cluster. Nothing is started if nothing runs."""
+    def stop_server(self) -> bool:
+        """End the server, Ray and every env of this cluster, also what a server that was killed left.
 
+        Returns:
+            Whether there was anything to end. Nothing is started if nothing runs.
+        """
         with self._lock:
-            transport = (
-                self._link.transport if self._link is not None and self._link.transport.alive() else self._transport()
-            )
-            bootstrap.stop(transport, self.server_port)
-            if self._link is None:
-                transport.close()
+            with Progress(self.name) as progress:
+                ended = bootstrap.stop(self.transport, self.server_port, progress)
             self.disconnect()
+        return ended
 
     def disconnect(self) -> None:
         """Close the connection; what runs over there goes on."""
@@ -154,6 +151,8 @@ class Connected:
             link, self._link = self._link, None
         if link is not None:
             link.close()
+        if self._transport is not None:
+            self._transport.close()
 
     @plainly
     def __enter__(self: _Self) -> _Self:
@@ -206,14 +205,22 @@ class Connected:
         for root in (*([code] if code else []), *roots):
             self._folders[root.id] = str(root.path)
         if named is not None:
-            return PlacedCode(named, self.link.sync_only(named, code))
-        deployed, synced = self.link.send(wanted, code, roots, working_dir, force)
+            return PlacedCode(named, self._revived(lambda: self.link.sync_only(named, code)))
+        deployed, synced = self._revived(lambda: self.link.send(wanted, code, roots, working_dir, force))
         return PlacedCode(deployed.name, synced, deployed.lost_keys)
 
     def ready_session(self, env: str) -> Session | None:
         """The session with an env's worker if there is one that calls can be sent on at once."""
         link = self._link
         return link.connection.ready_session(env) if link is not None else None
+
+    def _revived(self, send: Callable[[], _T]) -> _T:
+        """Do it; if the server turns out to have ended, start it and do it once more: what is sent may be sent twice."""
+        try:
+            return send()
+        except ConnectionLost:
+            self.up_if_not()
+            return send()
 
     def session(self, env: str) -> Session:
         """The session with an env's worker."""
@@ -251,8 +258,8 @@ def _disconnect_all() -> None:
 def _forget_all() -> None:
     """In a forked child: the connections are the parent's; this process makes its own when it needs one."""
     for one in list(_open):
-        one._link = None
-        one._lock = threading.RLock()
+        one._link = one._transport = None
+        one._lock, one._transport_lock = threading.RLock(), threading.Lock()
 
 
 os.register_at_fork(after_in_child=_forget_all)

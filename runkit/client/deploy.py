@@ -18,8 +18,9 @@ from packaging.utils import canonicalize_name
 from runkit.client import interpreter
 from runkit.client.lock import Artifact, Lock
 from runkit.client.logins import Logins
+from runkit.client.progress import Report
 from runkit.client.resolve import resolve
-from runkit.client.ship import Api, Progress, Shipment, upload
+from runkit.client.ship import Api, Shipment, upload
 from runkit.client.target import Target
 from runkit.client.uvtool import configurations, index_settings
 from runkit.client.wheels import WheelStore
@@ -95,14 +96,13 @@ class _Plan:
 
 
 class Deployer:
-    """Sends envs to one cluster, and remembers what is there so that sending again is cheap."""
+    """Sends envs to one cluster, one after the other, and remembers what is there so that sending again is cheap."""
 
     def __init__(
         self,
         api: Api,
         status: Mapping[str, Any],
         *,
-        progress: Progress | None = None,
         home: Path | None = None,
     ) -> None:
         """Prepare.
@@ -110,13 +110,12 @@ class Deployer:
         Args:
             api: the server.
             status: its answer to `GET /v1/status`.
-            progress: told what happens.
             home: this client's RUNKIT_HOME.
         """
         self._api = api
         self._host: Mapping[str, Any] = status["host"]
         self._ray: str | None = (status.get("ray") or {}).get("version")
-        self._progress = progress or (lambda event: None)
+        self._progress: Report = lambda event: None
         self._home = home or places.home()
         self._specs: dict[str, dict[str, Any]] = {}
 
@@ -128,6 +127,7 @@ class Deployer:
         working_dir: str | None = None,
         sync: Callable[[SyncedRoot], None] | None = None,
         force: bool = False,
+        progress: Report = lambda event: None,
     ) -> Deployed:
         """Make the env on the cluster what it is asked to be.
 
@@ -137,10 +137,12 @@ class Deployer:
             working_dir: the id of the root that is the current folder over there.
             sync: brings one root's mirror up to date; called for those that are not, before anything is built.
             force: resolve and build anew even where nothing changed.
+            progress: told what happens.
 
         Raises:
             UsageError, ResolutionFailed, InterpreterNotFound, InstallFailed: see there; the env over there is as it was.
         """
+        self._progress = progress
         while True:
             wanted, request = self._request(env, roots, working_dir, force)
             body = {

@@ -94,7 +94,7 @@ class Function:
         bound._invoker = Invoker(cluster, placed.env, label, target, kind_of(self._fn), self._options, python, again)
         if name is not None:
             bound.name = name
-            cluster.put(name, self._fn, env=placed.env, roots=placed.roots)
+            cluster.store(name, self._fn, placed)
         return bound
 
     @plainly

@@ -32,17 +32,16 @@ class Link:
 
     Args:
         name: the cluster's name.
-        transport: the way to the host; owned by the link from now on.
+        transport: the way to the host, opened; it belongs to whoever made it, and stays open after the link.
         port: the server's port there (0: any free one, of an embedded cluster).
     """
 
     def __init__(self, name: str, transport: Transport, port: int):
         self.name = name
         self.transport = transport
-        self._open_lock = threading.Lock()
         with Progress(name) as progress:
             self.info: ServerInfo = bootstrap(transport, port=port, progress=progress)
-        self.api = Api(lambda: self.stream(None), self.info.token)
+        self.api = Api(lambda: self._connect(None), self.info.token)
         hello = {
             "client": client_id(),
             "code": self.info.code,
@@ -55,23 +54,23 @@ class Link:
         except BaseException:
             self.close()
             raise
-        self._deployer: Deployer | None = None
-        self._deploy_lock = threading.RLock()
+        self._sending = threading.Lock()
+        self._senders: dict[str, tuple[threading.Lock, Deployer]] = {}
+        self._syncing: dict[str, threading.Lock] = {}
 
     @property
     def alive(self) -> bool:
         return self.connection.alive
 
     def stream(self, path: str | None) -> socket.socket:
-        """A new byte stream to the server's port, or to a UNIX socket over there; opens the way to the host again if needed."""
-        if not self.transport.alive():
-            with self._open_lock:
-                if not self.transport.alive():
-                    self.transport.open()
+        """A new byte stream to the server's port, or to a UNIX socket over there; OSError if there is none."""
         try:
-            return self.transport.connect(path if path is not None else ("127.0.0.1", self.info.port))
+            return self._connect(path)
         except HostError as error:
             raise OSError(str(error)) from error
+
+    def _connect(self, path: str | None) -> socket.socket:
+        return self.transport.connect(path if path is not None else ("127.0.0.1", self.info.port))
 
     def answers(self) -> bool:
         """Whether the server answers at this moment."""
@@ -87,9 +86,6 @@ class Link:
             False if it is another one, which knows nothing of this connection.
         """
         with Progress(self.name) as progress:
-            with self._open_lock:
-                if not self.transport.alive():
-                    self.transport.open()
             info = bootstrap(self.transport, port=self.info.port, progress=progress)
         same, self.info = info.token == self.info.token, info
         return same and self.connection.wait_connected(20)
@@ -111,7 +107,8 @@ class Link:
         Returns:
             What it came to, and the roots as calls name them.
         """
-        with self._deploy_lock, Progress(self.name) as progress:
+        lock, deployer = self._sender(env.target)
+        with lock, Progress(self.name) as progress:
             scanned: dict[str, tuple[Root, Manifest]] = {}
             for root in (*([code] if code else []), *own):
                 if root.id not in scanned:
@@ -121,14 +118,11 @@ class Link:
                 SyncedRoot(root.id, manifest.digest, str(root.path), root.paths, root.id in always)
                 for root, manifest in scanned.values()
             ]
-            if self._deployer is None:
-                self._deployer = Deployer(self.api, self.api.json("GET", "/v1/status"))
-            self._deployer._progress = progress
 
             def sync(one: SyncedRoot) -> None:
                 self.sync(*scanned[one.id], progress)
 
-            deployed = self._deployer.send(env, synced, working_dir=working_dir, sync=sync, force=force)
+            deployed = deployer.send(env, synced, working_dir=working_dir, sync=sync, force=force, progress=progress)
             self.connection.expect(deployed.name, deployed.worker)
             if deployed.lost_keys:
                 lost = ", ".join(map(repr, deployed.lost_keys))
@@ -139,13 +133,21 @@ class Link:
                 )
             return deployed, [_named(root) for root in synced]
 
+    def _sender(self, env: str) -> tuple[threading.Lock, Deployer]:
+        """What sends one env, and the lock for it: while that is installed, others can be sent."""
+        with self._sending:
+            if env not in self._senders:
+                deployer = Deployer(self.api, self.api.json("GET", "/v1/status"))
+                self._senders[env] = threading.Lock(), deployer
+            return self._senders[env]
+
     def sync_only(self, env: str, code: Root | None) -> list[dict[str, Any]]:
         """Bring a root up to date for an env that is there; gives it as calls name it.
 
         Raises:
             EnvNotFound: the env is not there.
         """
-        with self._deploy_lock, Progress(self.name) as progress:
+        with Progress(self.name) as progress:
             manifest = scan(code) if code is not None else None
             asked = [{"id": code.id, "digest": manifest.digest}] if code is not None and manifest is not None else []
             answer = self.api.json("POST", "/v1/ensure", {"env": {"name": env, "request": None}, "roots": asked})
@@ -172,14 +174,16 @@ class Link:
                 )
             return answer
 
-        progress({"phase": f"sync {root.path.name}"})
-        upload(
-            root,
-            lambda body: self.api.json("POST", f"{address}/plan", body)["need"],
-            apply,
-            manifest,
-            lambda what, done, total: progress({"phase": f"sync {root.path.name}", "done": done, "total": total}),
-        )
+        # One after the other: for the second there is nothing left to send.
+        with self._syncing.setdefault(root.id, threading.Lock()):
+            progress({"phase": f"sync {root.path.name}"})
+            upload(
+                root,
+                lambda body: self.api.json("POST", f"{address}/plan", body)["need"],
+                apply,
+                manifest,
+                lambda what, done, total: progress({"phase": f"sync {root.path.name}", "done": done, "total": total}),
+            )
 
     def close(self) -> None:
         """Close the connections; envs, objects and running calls stay as they are."""
@@ -187,4 +191,3 @@ class Link:
         if connection is not None:
             connection.close()
         self.api.close()
-        self.transport.close()

@@ -1,6 +1,7 @@
 """What the user sees while a long step runs: phases with elapsed time, bytes, and the installer's lines as they come.
 
-`RUNKIT_LOG` chooses how much: "info" (default), "debug" (the lines of every step), "warning" (warnings alone), "quiet" (nothing).
+`RUNKIT_LOG` chooses how much: "info" (default), "debug" (also how long each step took, and errors with all of runkit's own frames),
+"warning" (warnings alone), "quiet" (nothing).
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 LEVELS = {"debug": 0, "info": 1, "warning": 2, "quiet": 3}
-PATIENCE = 0.7
-"""Seconds a phase may take before it is shown: what is done at once needs no announcement."""
+
+Report = Callable[[Mapping[str, Any]], None]
+"""Told what happens: {"phase": text}, {"phase": text, "done": bytes, "total": bytes}, {"log": line} or {"warning": text}."""
 
 
 def level() -> int:
@@ -40,7 +42,10 @@ class Progress:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._clear()
+        self._leave()
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if "warning" in event:
@@ -56,6 +61,7 @@ class Progress:
     def _enter(self, event: Mapping[str, Any]) -> None:
         phase = event["phase"]
         if phase != self._phase:
+            self._leave()
             self._phase, self._since = phase, time.monotonic()
         text = f"{self._title}: {phase}"
         if event.get("total"):
@@ -65,6 +71,12 @@ class Progress:
         elif phase != self._shown:
             self._shown = phase
             self._print(text, "")
+
+    def _leave(self) -> None:
+        """A step is over."""
+        if self._phase and self._level <= LEVELS["debug"]:
+            self._print(f"{self._title}: {self._phase} took {time.monotonic() - self._since:.2f} s", "dim")
+        self._phase = ""
 
     def _spin(self, text: str) -> None:
         self._text = text
@@ -96,8 +108,3 @@ class Progress:
 
             self._console = Console(stderr=True)
         return self._console
-
-    def _clear(self) -> None:
-        if self._status is not None:
-            self._status.stop()
-            self._status = None

@@ -71,7 +71,7 @@ def resolve(
     lock = _compile(requirements, target, Path(cwd), () if upgrade else prefer, upgrade)
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(f".{os.getpid()}.partial")
+        partial = kept.with_suffix(f".{os.urandom(8).hex()}.partial")
         partial.write_text(json.dumps(lock.to_json()))
         partial.replace(kept)
     return lock

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from runkit.client.lock import Lock
+from runkit.client.progress import Report
 from runkit.client.target import Target
 from runkit.client.wheels import WheelStore
 
 _CHUNK = 1 << 20
-
-Progress = Callable[[Mapping[str, Any]], None]
-"""Called with {"phase": text}, {"phase": text, "done": bytes, "total": bytes or None}, {"log": line} or {"warning": text}."""
 
 
 class Api(Protocol):
@@ -30,7 +28,7 @@ class Api(Protocol):
         """One request with a body of `length` bytes."""
 
 
-def upload(api: Api, address: str, path: Path, title: str, progress: Progress) -> dict[str, Any]:
+def upload(api: Api, address: str, path: Path, title: str, progress: Report) -> dict[str, Any]:
     """PUT a file, and tell how far it is."""
     total = path.stat().st_size
 
@@ -56,7 +54,7 @@ class Shipment:
         cwd: the folder whose uv configuration counts for builds.
     """
 
-    def __init__(self, api: Api, store: WheelStore, target: Target, progress: Progress, cwd: str | Path):
+    def __init__(self, api: Api, store: WheelStore, target: Target, progress: Report, cwd: str | Path):
         self._api = api
         self._store = store
         self._target = target

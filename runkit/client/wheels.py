@@ -12,13 +12,14 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from runkit.client.lock import Artifact, Locked
 from runkit.client.logins import Logins
+from runkit.client.progress import Report
 from runkit.client.target import Target
 from runkit.client.uvtool import explanation, run_uv
 from runkit.errors import InstallFailed
@@ -31,8 +32,6 @@ PARALLEL = 6
 _ATTEMPTS = 3
 _LAST_LINES = 60
 _TIMEOUT_S = 30.0
-
-Progress = Callable[[Mapping[str, Any]], None]
 
 
 class WheelStore:
@@ -68,7 +67,7 @@ class WheelStore:
                 self._place(copy, kept)
         return Artifact(path.name, sha256, None, str(kept), kept.stat().st_size)
 
-    def fetch(self, artifacts: Sequence[Artifact], progress: Progress | None = None) -> list[Artifact]:
+    def fetch(self, artifacts: Sequence[Artifact], progress: Report | None = None) -> list[Artifact]:
         """Fetch what is missing, several at once, and give all back with their paths.
 
         The way there is the user's own: SSL_CERT_FILE, proxy variables, netrc, and user names in URLs count.
@@ -193,7 +192,7 @@ class WheelStore:
 class _Meter:
     """Bytes fetched so far, told to the progress display."""
 
-    def __init__(self, artifacts: Iterable[Artifact], progress: Progress | None) -> None:
+    def __init__(self, artifacts: Iterable[Artifact], progress: Report | None) -> None:
         sizes = [artifact.size for artifact in artifacts]
         self._total = sum(size or 0 for size in sizes) if all(sizes) else None
         self._done = 0

@@ -65,8 +65,9 @@ def place(home: Path) -> Path:
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True, mode=0o700)
-    with tarfile.open(fileobj=io.BytesIO(code.archive())) as tar:
-        tar.extractall(partial)
+    for name, data in code.files:
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        (partial / name).write_bytes(data)
     try:
         partial.rename(folder)
     except OSError:  # somebody else was faster

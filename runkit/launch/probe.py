@@ -13,6 +13,9 @@ from typing import Any
 from runkit.errors import SetupFailed, UnsupportedHost
 
 SCRIPT = (Path(__file__).parent / "probe.sh").read_text()
+LEAST_UV = re.findall(r"^uv_minimum=(\S+)$", (Path(__file__).parent / "setup_cluster.sh").read_text(), re.MULTILINE)[0]
+"""The oldest uv that setup_cluster.sh takes."""
+
 MACHINES = ("x86_64", "aarch64")
 LEAST_GLIBC = (2, 17)
 """What Ray's wheels for Linux are built for: manylinux2014 (PEP 599)."""
@@ -35,10 +38,11 @@ class Host:
         left: what a server that was killed wrote about itself; empty if there was none.
         token: that server's token.
         has_code: the client's code is there.
-        uv: the version of the uv there, or empty.
+        uv: the versions of uv that are there.
         bases: names of finished base environments.
         pythons: interpreters, {version: path}.
         reaches_index: whether it can fetch packages itself.
+        fetches_uv: whether it can fetch uv itself too.
     """
 
     home: str
@@ -49,11 +53,11 @@ class Host:
     left: dict[str, Any] = field(default_factory=dict)
     token: str = ""
     has_code: bool = False
-    uv: str = ""
+    uv: tuple[str, ...] = ()
     bases: tuple[str, ...] = ()
     pythons: dict[str, str] = field(default_factory=dict)
     reaches_index: bool = False
-    can_fetch: bool = False
+    fetches_uv: bool = False
     has_tar: bool = True
     free_kib: int | None = None
     not_writable: str = ""
@@ -62,6 +66,11 @@ class Host:
     def runs(self) -> bool:
         """Whether a server runs on the port."""
         return bool(self.server)
+
+    @property
+    def has_uv(self) -> bool:
+        """Whether one of them is new enough."""
+        return any(_numbers(version) >= _numbers(LEAST_UV) for version in self.uv)
 
     def check(self, where: str) -> None:
         """See that the host can be set up.
@@ -96,7 +105,7 @@ class Host:
         if not fitting:
             return None
         same = [version for version in fitting if version.split(".")[:2] == minor.split(".")]
-        best = max(same or fitting, key=lambda version: [int(part) for part in re.findall(r"\d+", version)])
+        best = max(same or fitting, key=_numbers)
         return best, fitting[best]
 
 
@@ -137,11 +146,11 @@ def read(lines: Iterable[str], where: str) -> Host:
         left=_state(one("state")),
         token=one("token"),
         has_code="has_code" in found,
-        uv=one("uv").removeprefix("uv ").split(" ")[0],
+        uv=tuple(value.removeprefix("uv ").split(" ")[0] for value in found.get("uv", ())),
         bases=tuple(found.get("base", ())),
         pythons=pythons,
-        reaches_index=len(found.get("reaches", ())) == 2,
-        can_fetch="has_curl" in found or "has_wget" in found,
+        reaches_index="reaches_index" in found,
+        fetches_uv="fetches_uv" in found,
         has_tar="has_tar" in found,
         free_kib=int(one("free_kib")) if one("free_kib").isdigit() else None,
         not_writable=one("not_writable"),
@@ -156,6 +165,10 @@ def _server(state: str, stat: str) -> dict[str, Any]:
         if fields[0] not in ("Z", "X") and int(fields[19]) == int(kept["server"]["started"]):
             return kept
     return {}
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
 
 
 def _state(state: str) -> dict[str, Any]:

@@ -23,18 +23,25 @@ folder=$home
 while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
 echo "free_kib=$(df -Pk "$folder" 2>/dev/null | awk 'NR == 2 { print $4 }')"
 [ -w "$folder" ] || echo "not_writable=$folder"
-for name in tar awk curl wget; do command -v "$name" >/dev/null 2>&1 && echo "has_$name=1"; done
+command -v tar >/dev/null 2>&1 && echo "has_tar=1"
 for path in "$home/bin/uv" "$(command -v uv 2>/dev/null)" "$HOME/.local/bin/uv" "$HOME/.cargo/bin/uv"; do
-    if [ -n "$path" ] && [ -x "$path" ] && [ "$(head -c 2 "$path")" != '#!' ]; then echo "uv=$("$path" --version 2>/dev/null)"; break; fi
+    if [ -n "$path" ] && [ -x "$path" ] && [ "$(head -c 2 "$path")" != '#!' ]; then echo "uv=$("$path" --version 2>/dev/null)"; fi
 done
 for marker in "$home"/base/*/.done; do [ -f "$marker" ] && echo "base=$(basename "$(dirname "$marker")")"; done
 for path in "$home"/python/*/bin/python3.1[0-9] $(IFS=:; for folder in $PATH; do ls "$folder"/python3 "$folder"/python3.1[0-9] 2>/dev/null; done); do
     [ -x "$path" ] || continue
     found=$("$path" -c 'import platform, venv; print(platform.python_version())' 2>/dev/null) && echo "python=$found $path"
 done
-for url in https://pypi.org/simple/uvloop/ https://files.pythonhosted.org/; do
-    if command -v curl >/dev/null 2>&1; then curl -so /dev/null --connect-timeout 2 --max-time 4 "$url"
-    elif command -v wget >/dev/null 2>&1; then wget -qO /dev/null -T 3 -t 1 "$url" || [ $? -eq 8 ]
-    else false; fi && echo "reaches=$url" || break
-done
+reaches() {
+    for url in "$@"; do
+        if command -v curl >/dev/null 2>&1; then curl -Lso /dev/null --connect-timeout 2 --max-time 4 "$url" || return
+        elif command -v wget >/dev/null 2>&1; then wget -qO /dev/null -T 3 -t 1 "$url" || [ $? -eq 8 ] || return
+        else return 1; fi
+    done
+}
+if reaches https://pypi.org/simple/uvloop/ https://files.pythonhosted.org/; then
+    echo "reaches_index=1"
+    # uv's installer comes from the first, and fetches from the second.
+    reaches https://astral.sh/uv/install.sh https://github.com/robots.txt && echo "fetches_uv=1"
+fi
 echo "end="

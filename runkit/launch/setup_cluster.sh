@@ -64,10 +64,8 @@ lock=$home/.setup.lock
 waited=
 until mkdir "$lock" 2>/dev/null; do
     owner=$(cat "$lock/pid" 2>/dev/null || echo)
-    if [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null || [ -z "$owner" ] && [ "${waited:-0}" -gt 5 ]; then
-        rm -rf "$lock"
-        continue
-    fi
+    if [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null; then rm -rf "$lock"; continue; fi
+    if [ -z "$owner" ] && [ "${waited:-0}" -gt 5 ]; then rm -rf "$lock"; continue; fi # killed before it wrote its pid
     [ -n "$waited" ] || { say "wait for another set-up on this host (process ${owner:-unknown})"; waited=0; }
     waited=$((waited + 1))
     [ "$waited" -le 600 ] || fail "another set-up holds $lock for ten minutes; remove it if none runs"

@@ -6,6 +6,8 @@ import contextlib
 import os
 import pickle
 import shutil
+import socket
+import textwrap
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 import runkit as rk
 from tests.calls import jobs
+from tests.calls.clients import until
 from tests.calls.projects import Project
 from tests.hosts import Host
 
@@ -101,11 +104,35 @@ def test_a_port_is_brought_here(cluster: rk.Cluster, host: Host, tmp_path: Path)
         server = http.server.HTTPServer(("127.0.0.1", port), http.server.SimpleHTTPRequestHandler)
         threading.Thread(target=server.handle_request, daemon=True).start()
 
-    port = host.server_port + 4321 if host.isolated else host.server_port + 50
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     rk.function(serve).to(cluster)(port)
     with cluster.forward(port) as forward:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         assert opener.open(f"http://127.0.0.1:{forward.local_port}/", timeout=20).status == 200
+        assert (forward.local_port == port) is host.isolated  # otherwise it is taken: by what listens there
+        with cluster.forward(port) as another:
+            assert another.local_port not in (0, port)
+
+
+def test_a_shell_files_and_ports_need_no_server(
+    cluster: rk.Cluster, host: Host, client_state: Path, tmp_path: Path
+) -> None:
+    """So that somebody whose set-up has failed can go and see why."""
+    masters = set((client_state / "run/ssh").iterdir())
+    held = host.server_port - 1  # its Ray would get the port of the shared cluster's server
+    failing = rk.cluster("failing", host=host.address, ssh_port=host.port, ssh_creds=host.ssh_creds, server_port=held)
+    with pytest.raises(rk.errors.PortInUse):
+        failing.up_if_not()
+    assert failing.ssh("exit 3") == 3
+    (tmp_path / "note").write_text("seen")
+    failing.rsync(tmp_path / "note", "~/note of a failure")
+    assert (host.home / "note of a failure").read_text() == "seen"
+    with failing.forward(host.port) as forward:
+        assert forward.local_port > 0
+    assert failing.is_up() is False
+    failing.disconnect()
+    assert set((client_state / "run/ssh").iterdir()) == masters
 
 
 # -- names
@@ -119,6 +146,11 @@ def test_saved_clusters(cluster: rk.Cluster, host: Host, client_state: Path) -> 
     with found:
         assert rk.function(jobs.add).to(found)(1, 2) == 3
         assert rk.function(jobs.add).to("box")(1, 2) == 3
+    other = rk.cluster("box", ssh_creds={"password": "hunter2"}, server_port=40000)
+    assert (other.host, other.ssh_port, other.server_port) == (host.address, host.port, 40000)
+    assert other.ssh_creds == {**host.ssh_creds, "password": "hunter2"}
+    with pytest.raises(rk.errors.InvalidName):
+        rk.cluster("here", server_port=40000)
     with pytest.raises(rk.errors.UsageError, match=r"'nothing'.*saved ones: .*box"):
         rk.cluster("nothing")
     secret = rk.cluster("secret", host="x", ssh_creds={"password": "hunter2"})
@@ -207,6 +239,31 @@ def test_restart_keeps_what_it_can(second: rk.Cluster, capsys: pytest.CaptureFix
     assert second.get("another") == 2
 
 
+def test_a_server_that_was_killed(second: rk.Cluster, host: Host) -> None:
+    """What only looks says so; what sends brings it back, and what ran in it goes on."""
+    add = rk.function(jobs.add)
+    second.put("kept", [1])
+    host.run(f"kill -9 {second.status()['pid']}")
+    assert until(lambda: f":{second.server_port}" not in listening(host))
+    with pytest.raises(rk.errors.ConnectionLost, match=r"no server answers.*up_if_not"):
+        second.keys()
+    assert add.to(second)(1, 2) == 3
+    assert second.get("kept") == [1]
+    second.clear()
+
+
+def test_restart_tells_what_was_lost(second: rk.Cluster, host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    port = second.up_if_not().server_port
+    left = host.run("ps -eo pid,args | grep -v grep").stdout.splitlines()
+    mine = [line.split()[0] for line in left if f"/{port}/" in line or f"--port {port}" in line]
+    host.run(f"kill -9 {' '.join(mine)}", check=False)
+    outcome = second.restart_server()
+    assert outcome["kept"] == []
+    assert "default" in outcome["lost"]
+    assert "default" in capsys.readouterr().err
+    assert rk.function(jobs.add).to(second)(1, 2) == 3
+
+
 def test_disconnecting_leaves_everything(second: rk.Cluster, host: Host) -> None:
     second.put("stays", [1])
     second.disconnect()
@@ -275,3 +332,17 @@ def test_by_a_script_as_in_the_readme(cluster: rk.Cluster, tmp_path: Path) -> No
     )
     code = "import runkit as rk\nfrom box import c\nimport train\nprint(rk.function(train.train).to(c)(7))"
     assert project.run("-c", code) == ["training", "49"]
+
+
+def test_the_code_of_what_a_container_holds(cluster: rk.Cluster, tmp_path: Path) -> None:
+    """A container of another package holds objects of the user's classes: their code goes along."""
+    project = Project(tmp_path / "held", cluster).write({"things.py": "class Thing:\n    size = 3\n"})
+    code = """
+        from collections import OrderedDict
+        from box import c
+        import things
+        c.put("held", OrderedDict(a=things.Thing()))
+        print(c.get("held")["a"].size)
+        """
+    assert project.run("-c", textwrap.dedent(code)) == ["3"]
+    cluster.clear()

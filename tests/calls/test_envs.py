@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 import runkit as rk
 from tests.calls import jobs
+from tests.calls.clients import until
 from tests.calls.projects import Project
 from tests.hosts import Host
 
@@ -215,3 +218,31 @@ def test_an_env_that_several_projects_use(tmp_path: Path, cluster: rk.Cluster) -
         printed = Project(tmp_path / name, cluster).write(files).run("run.py")
         assert printed == [f"{line.split('==')[1]} {keys}", "() 0"]
     assert cluster.keys(env="shared") == ["of one", "of two"]
+
+
+def test_others_go_on_while_an_env_is_installed(cluster: rk.Cluster, host: Host) -> None:
+    slow = rk.env(name="slow", setup_cmds=["touch ~/begun; n=0; until [ -e ~/go ]; do sleep 0.1; n=$((n + 1)); [ $n -lt 300 ]; done"],
+                  root_reqs=False)  # fmt: skip
+    sending = threading.Thread(target=slow.to, args=(cluster,))
+    sending.start()
+    assert until(lambda: (host.home / "begun").exists(), 60)
+    cluster.put("k", 1)
+    assert rk.function(jobs.add).to(cluster, env=rk.env(name="meanwhile", root_reqs=False))(1, 2) == 3
+    assert cluster.run("touch ~/go", stream_logs=False)[0][0] == 0
+    sending.join(60)
+    assert cluster.status()["envs"]["slow"]["state"] == "ready"
+
+
+def test_how_much_is_told(
+    cluster: rk.Cluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {}
+    for number, level in enumerate(("debug", "info", "warning")):
+        monkeypatch.setenv("RUNKIT_LOG", level)
+        rk.env(name="told", setup_cmds=[f"echo line of {number}"], root_reqs=False).to(cluster)
+        told[level] = capsys.readouterr().err
+    assert re.search(r"find Python .* took \d+\.\d\d s", told["debug"])
+    assert "took" not in told["info"]
+    assert "box: find Python" in told["info"]
+    assert "line of 1" in told["info"]
+    assert told["warning"] == ""

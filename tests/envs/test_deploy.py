@@ -20,11 +20,11 @@ class Client:
         self.host = host
         self.home = home
         self.events: list[Any] = []
-        self.deployer = Deployer(host, host.status(), progress=self.events.append, home=home)
+        self.deployer = Deployer(host, host.status(), home=home)
 
     def send(self, asked: Env, **options: Any) -> Deployed:
         self.host.calls.clear()
-        return self.deployer.send(asked, **options)
+        return self.deployer.send(asked, progress=self.events.append, **options)
 
     @property
     def warnings(self) -> list[str]:
@@ -206,10 +206,8 @@ def test_a_missing_interpreter_is_an_error_only_if_asked_for(
     with pytest.raises(InterpreterNotFound, match=r"3\.99"):
         client.send(env("e", ["apple"], python="3.99"))
     monkeypatch.setitem(host.pythons, "3.99", host.pythons.pop(f"{sys.version_info[0]}.{sys.version_info[1]}"))
-    far = Deployer(
-        host, {"host": {**host.status()["host"], "glibc": [2, 17]}}, progress=client.events.append, home=client.home
-    )
-    far.send(env("e", setup_cmds=["true"]))
+    far = Deployer(host, {"host": {**host.status()["host"], "glibc": [2, 17]}}, home=client.home)
+    far.send(env("e", setup_cmds=["true"]), progress=client.events.append)
     assert "3.99" in client.warnings[-1]
 
 

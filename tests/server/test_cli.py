@@ -85,5 +85,29 @@ def test_cluster_by_name(host: Host, client_state: Path) -> None:
     logs = runkit("logs", "cli-box")
     assert "a line for the log" in logs.stdout
     assert "nothing" in runkit("logs", "cli-box", "nothing").stderr
+    assert "cannot be the name of an env" in runkit("logs", "cli-box", "a?b/c").stderr
     cluster.delete("cli-key")
+    follow = [sys.executable, "-m", "runkit.cli", "logs", "cli-box", "--follow"]
+    with subprocess.Popen(
+        follow, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline()
+        host.run(f"kill -9 {cluster.status()['pid']}")
+        said = following.communicate(timeout=60)[1]
+    assert following.returncode == 1
+    assert said.startswith("runkit: ")
+    assert "Traceback" not in said
     cluster.disconnect()
+    stopped = runkit("stop", "cli-box")  # also what the killed server left
+    assert (stopped.returncode, "has ended" in stopped.stdout) == (0, True), stopped.stderr
+    again = runkit("stop", "cli-box")
+    assert (again.returncode, "no server runs" in again.stdout) == (0, True), again.stderr
+
+
+def test_stopping_a_cluster_that_cannot_be_reached(client_state: Path) -> None:
+    rk.cluster("far", host="no-such-host.invalid").save()
+    done = runkit("stop", "far")
+    assert done.returncode == 1
+    assert "no-such-host.invalid" in done.stderr
+    assert "no server runs" not in done.stdout

@@ -18,9 +18,10 @@ import pytest
 from runkit.client import base_wheels, bootstrap
 from runkit.client.api import Api
 from runkit.client.bootstrap import ServerInfo
-from runkit.errors import PortInUse, SetupFailed, UnsupportedHost, VersionMismatch
+from runkit.errors import HostUnreachable, PortInUse, SetupFailed, UnsupportedHost, VersionMismatch
 from runkit.launch import code, probe
 from runkit.transport import Transport, make_transport
+from runkit.transport.local import Local
 from tests.hosts import Host
 from tests.server.running import REPOSITORY, eventually
 
@@ -86,7 +87,7 @@ class TestHost:
     def test_restart_keeps_the_workers(self, way: Transport, host: Host) -> None:
         info, _ = up(way, host)
         before = api(way, info).json("GET", "/v1/status")["envs"]["default"]["worker"]["pid"]
-        assert bootstrap.restart(way, info) == {"kept": ["default"], "lost": []}
+        assert bootstrap.restart(way, info.port) == {"kept": ["default"], "lost": []}
         info, _ = up(way, host)
         assert api(way, info).json("GET", "/v1/status")["envs"]["default"]["worker"]["pid"] == before
 
@@ -245,6 +246,21 @@ class TestRefused:
         with pytest.raises(UnsupportedHost):
             probe.read(["This account is not available."], "me@there")
 
+    def test_an_old_uv(self) -> None:
+        assert not self.answer().has_uv
+        assert not self.answer(uv="uv 0.7.22 (a date)").has_uv
+        assert self.answer(uv="uv 0.10.1").has_uv
+        lines = [f"{name}={value}" for name, value in self.GOOD.items()]
+        assert probe.read(["uv=uv 0.9.1 (a date)", "uv=uv 0.5.0", *lines], "me@there").has_uv
+
+    def test_too_slow(self) -> None:
+        class Slow(Local):
+            def _execute(self, script: str, feed: Any, on_output: Any, timeout: float | None) -> int:
+                return super()._execute(f"sleep 60; {script}", feed, on_output, 0.1)
+
+        with pytest.raises(HostUnreachable, match=r"this machine did not answer in time"):
+            bootstrap.find_server(Slow(), 32300)
+
     def test_server_that_has_ended(self) -> None:
         state = '{"server": {"pid": 7, "started": 55}, "code": "x"}'
         fields = ["0"] * 30
@@ -268,6 +284,16 @@ class TestScript:
         assert done.returncode == 0
         assert "--port N" in done.stdout
         assert subprocess.run(["sh", SCRIPT, "--nonsense"], capture_output=True).returncode == 2
+
+    def test_the_lock_of_a_killed_run_is_taken_over_at_once(self, tmp_path: Path) -> None:
+        (tmp_path / ".setup.lock").mkdir()
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        (tmp_path / ".setup.lock/pid").write_text(f"{gone.pid}\n")
+        environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "RUNKIT_HOME": str(tmp_path)}
+        done = subprocess.run(["sh", SCRIPT, "--offline"], env=environment, capture_output=True, text=True)
+        assert '"error"' in done.stdout  # there is nothing to set it up from
+        assert "wait for another set-up" not in done.stdout
 
     def test_same_name_of_the_environment_on_both_sides(self) -> None:
         done = subprocess.run(["cksum"], input=base_wheels.REQUIREMENTS.read_bytes(), capture_output=True)
