@@ -94,13 +94,7 @@ class Cluster(Connected):
             env: an env or its name; the default env otherwise. One that was never sent is sent.
         """
         check_name("key", key)
-        self.store(key, obj, self.place(env, _code_of(obj)))
-
-    def store(self, key: str, obj: Any, placed: PlacedCode) -> None:
-        """`put`, into an env that has the code of the object already."""
-        operate(
-            self, placed.env, "put", {"key": key, "roots": placed.roots}, obj, send=True, label=f"the value of {key!r}"
-        )
+        store(self, key, obj, self.place(env, _code_of(obj)))
 
     @plainly
     def get(self, key: str, default: Any = _MISSING, remote: bool = False) -> Any:
@@ -294,6 +288,12 @@ def _saved(name: str) -> dict[str, Any]:
         known = f"; saved ones: {', '.join(saved)}" if saved else ""
         raise UsageError(f"no cluster is saved as {name!r}: give host=... once and call .save(){known}")
     return settings
+
+
+def store(cluster: Cluster, key: str, obj: Any, placed: PlacedCode) -> None:
+    """Put an object where its code and env are already."""
+    meta = {"key": key, "roots": placed.roots}
+    operate(cluster, placed.env, "put", meta, obj, send=True, label=f"the value of {key!r}")
 
 
 def _code_of(obj: Any) -> Location | None:

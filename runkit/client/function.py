@@ -14,7 +14,7 @@ from typing import Any
 import cloudpickle
 
 from runkit.client.call import Call
-from runkit.client.cluster import Cluster, as_cluster
+from runkit.client.cluster import Cluster, as_cluster, store
 from runkit.client.envs import HERE, EnvLike
 from runkit.client.invoke import Invoker, check_options
 from runkit.client.remote import RemoteObject
@@ -94,7 +94,7 @@ class Function:
         bound._invoker = Invoker(cluster, placed.env, label, target, kind_of(self._fn), self._options, python, again)
         if name is not None:
             bound.name = name
-            cluster.store(name, self._fn, placed)
+            store(cluster, name, self._fn, placed)
         return bound
 
     @plainly
