@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -223,13 +223,15 @@ def test_an_env_that_several_projects_use(tmp_path: Path, cluster: rk.Cluster) -
 def test_others_go_on_while_an_env_is_installed(cluster: rk.Cluster, host: Host) -> None:
     slow = rk.env(name="slow", setup_cmds=["touch ~/begun; n=0; until [ -e ~/go ]; do sleep 0.1; n=$((n + 1)); [ $n -lt 300 ]; done"],
                   root_reqs=False)  # fmt: skip
-    sending = threading.Thread(target=slow.to, args=(cluster,))
-    sending.start()
-    assert until(lambda: (host.home / "begun").exists(), 60)
-    cluster.put("k", 1)
-    assert rk.function(jobs.add).to(cluster, env=rk.env(name="meanwhile", root_reqs=False))(1, 2) == 3
-    assert cluster.run("touch ~/go", stream_logs=False)[0][0] == 0
-    sending.join(60)
+    with ThreadPoolExecutor() as pool:
+        sending = pool.submit(slow.to, cluster)
+        try:
+            assert until(lambda: (host.home / "begun").exists(), 60)
+            cluster.put("k", 1)
+            assert rk.function(jobs.add).to(cluster, env=rk.env(name="meanwhile", root_reqs=False))(1, 2) == 3
+        finally:
+            host.run("touch ~/go")
+        sending.result(60)
     assert cluster.status()["envs"]["slow"]["state"] == "ready"
 
 
