@@ -19,7 +19,6 @@ from runkit.server.mirror import Mirror
 from runkit.server.ray_cluster import RayCluster, address
 from runkit.server.relay import Client
 from runkit.server.settings import Settings
-from runkit.servlet.processes import ProcessId, end, marked
 from runkit.wire.names import DEFAULT_ENV
 
 log = logging.getLogger("runkit.server")
@@ -65,10 +64,6 @@ class Head:
         self.envs.ray_up.set()
         await self.envs.up(DEFAULT_ENV)
 
-    def _end_leftovers(self) -> None:
-        """Workers of an earlier server of this port whose Ray is gone have nobody left."""
-        end(marked(self.settings.mark), gently=0.5)
-
     # -- Ray's death
 
     def _ray_ended(self) -> None:
@@ -83,7 +78,6 @@ class Head:
 
     async def _rebuild(self, names: list[str]) -> None:
         await asyncio.to_thread(self.ray.stop)
-        await asyncio.to_thread(self._end_leftovers)
         await asyncio.to_thread(self.ray.launch)
         try:
             await self.ray.connect()
@@ -111,7 +105,6 @@ class Head:
             return
         await self.envs.stop()
         await asyncio.to_thread(self.ray.stop)
-        await asyncio.to_thread(self._end_leftovers)
         self.settings.state.unlink(missing_ok=True)
         self.settings.control.unlink(missing_ok=True)
 
@@ -159,9 +152,3 @@ class Head:
             "envs": {name: self.envs.get(name).summary(by_env.get(name, [])) for name in self.envs.names()},
             "clients": [client.as_json() for client in self.clients],
         }
-
-
-def server_process(settings: Settings) -> ProcessId | None:
-    """The server on this port, as the runtime folder knows it, if it runs."""
-    found = ProcessId.from_json(settings.read_state().get("server"))
-    return found if found is not None and found.alive() else None

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from runkit.errors import PortInUse, RunkitError, ServerError, VersionMismatch
+from runkit.server.leftovers import end_leftovers
 from runkit.server.settings import Settings, append_to, ensure_secret
-from runkit.servlet.processes import ProcessId, end, marked, of_session
+from runkit.servlet.processes import ProcessId, end
 from runkit.wire import problems
 
 START_SECONDS = 120.0
@@ -58,7 +59,7 @@ def start(port: int, say: Say = lambda text: None) -> dict[str, Any]:
             stop(port, say)
             head = None
     if head is None or not head.alive():
-        ended = _end_leftovers(settings, head, say)
+        ended = end_leftovers(settings, head, say)
         check_ports(settings, patience=_RELEASE_S if ended else 0.0)
     ensure_secret(settings.token)
     ensure_secret(settings.ray_token)
@@ -183,22 +184,9 @@ def stop(port: int, say: Say = lambda text: None) -> bool:
             server.signal(signal.SIGTERM)
         if not server.wait(STOP_SECONDS):
             end([server], gently=0.0)
-    found = _end_leftovers(settings, head, say) or found
+    found = end_leftovers(settings, head, say) or found
     for path in (settings.state, settings.control):
         path.unlink(missing_ok=True)
-    return found
-
-
-def _end_leftovers(settings: Settings, head: ProcessId | None, say: Say) -> bool:
-    """End what a server that was killed could not end itself; False if there is nothing."""
-    found = False
-    for gently in (3.0, 0.5):  # what is being ended may have started something in the last moment
-        left = marked(settings.mark) + (of_session(head) if head is not None else [])
-        if not left:
-            break
-        found = True
-        say(f"end what an earlier server left: {', '.join(sorted(one.name() for one in left))}")
-        end(left, gently)
     return found
 
 

@@ -33,7 +33,7 @@ TAIL_LINES = 40
 _TAIL_BYTES = 32 * 1024
 
 # What the server's side set for itself, or Ray for its own workers: none of it is the business of a user's code.
-_FOREIGN = ("RAY_", "RUNKIT_", "PYTHON", "VIRTUAL_ENV", "UV_", "CONDA_")
+_FOREIGN = ("RAY_", "RUNKIT_", "PYTHON", "VIRTUAL_ENV", "UV_", "CONDA_", "SPT_NOENV")
 _OWN = ("RUNKIT_HOME", "RUNKIT_RUNTIME_DIR", "RUNKIT_LOG")
 
 
