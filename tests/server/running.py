@@ -64,6 +64,9 @@ class Server:
 
     def start(self) -> dict[str, Any]:
         done = command("start", "--port", str(self.port))
+        return self.started(done)
+
+    def started(self, done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
         assert done.returncode == 0, done.stdout + done.stderr + self.logs()
         return json.loads(done.stdout.splitlines()[-1])["ready"]
 

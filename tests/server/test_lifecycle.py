@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,15 @@ def test_start_again_changes_nothing(server: Server) -> None:
     assert not again["fresh"]
     assert again["pid"] == server.state["server"]["pid"]
     assert server.env()["worker"]["pid"] == first["pid"]
+
+
+def test_two_starts_at_once_make_one_server(the_server: Server) -> None:
+    the_server.stop()
+    with ThreadPoolExecutor() as threads:
+        both = list(threads.map(lambda _: command("start", "--port", str(the_server.port)), range(2)))
+    first, second = (the_server.started(done) for done in both)
+    assert {first["fresh"], second["fresh"]} == {True, False}
+    assert first["pid"] == second["pid"] == the_server.state["server"]["pid"]
 
 
 def test_nothing_is_left_after_stop(server: Server) -> None:
