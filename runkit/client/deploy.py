@@ -91,6 +91,10 @@ class _Plan:
     def build(self, lock: Lock) -> str:
         """Names the folder after everything that shapes its content."""
         shape = [lock.digest, self.python["version"], self.python["path"], self.request.setup_cmds, self.salt]
+        if (
+            self.request.setup_cmds
+        ):  # they run in the working dir with the env's variables, and may do anything with them
+            shape += [self.request.variables, self.working_dir]
         return digest(shape)[:32]
 
 

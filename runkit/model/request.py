@@ -50,7 +50,7 @@ class Request:
 
     @property
     def variables(self) -> str:
-        """Names the environment variables: a change of them costs a new worker, not a new build."""
+        """Names the environment variables: a change of them costs a new worker, and a new build only where set-up commands see them."""
         return digest(dict(self.env_vars))
 
     @property

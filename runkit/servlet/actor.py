@@ -112,6 +112,8 @@ class EnvServlet:
         same = ("env_vars", "setup_cmds", "compute")
         if any((old.get(name) or None) != (plan.get(name) or None) for name in same):
             return None
+        if plan.get("setup_cmds") and old.get("working_dir") != plan.get("working_dir"):
+            return None  # what they did for the other folder lies in the path that the worker has
         if old["build"] == plan["build"]:
             added: list[str] = []
         else:
