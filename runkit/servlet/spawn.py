@@ -308,12 +308,17 @@ class WorkerProcess:
         return "\n".join(text.splitlines()[-TAIL_LINES:])
 
 
-def clean_environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """The variables of `inherited` that a worker may see: not those of runkit's server, of Ray or of another Python."""
+def clean_environment(inherited: Mapping[str, str], keep: tuple[str, ...] = ()) -> dict[str, str]:
+    """The variables of `inherited` that a worker may see: not those of runkit's server, of Ray or of another Python.
+
+    Args:
+        inherited: what there is.
+        keep: beginnings of names that are kept all the same.
+    """
     return {
         name: value
         for name, value in inherited.items()
-        if name in _OWN or (not name.startswith(_FOREIGN) and name != "OMP_NUM_THREADS")
+        if name in _OWN or name.startswith(keep) or (not name.startswith(_FOREIGN) and name != "OMP_NUM_THREADS")
     }
 
 
