@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -374,22 +375,25 @@ class Deployer:
             "working_dir": made.working_dir,
             "spec": spec,
         }
-        for event in self._api.events("PUT", f"/v1/envs/{request.name}", plan):
-            if "error" in event:
-                raise problems.from_json(event["error"])
-            if "done" in event:
-                done = event["done"]
-                self._specs[request.name] = spec
-                return Deployed(
-                    request.name,
-                    done.get("build", build),
-                    True,
-                    bool(done.get("replaced_worker")),
-                    tuple(done.get("lost") or ()),
-                    done.get("worker") or {},
-                    request.digest,
-                )
-            self._progress(event)
+        with closing(
+            self._api.events("PUT", f"/v1/envs/{request.name}", plan)
+        ) as events:  # after Ctrl-C the server ends it
+            for event in events:
+                if "error" in event:
+                    raise problems.from_json(event["error"])
+                if "done" in event:
+                    done = event["done"]
+                    self._specs[request.name] = spec
+                    return Deployed(
+                        request.name,
+                        done.get("build", build),
+                        True,
+                        bool(done.get("replaced_worker")),
+                        tuple(done.get("lost") or ()),
+                        done.get("worker") or {},
+                        request.digest,
+                    )
+                self._progress(event)
         raise ServerError(f"the server ended the set-up of the env {request.name!r} without saying how it went")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
@@ -23,7 +23,7 @@ class Api(Protocol):
     def json(self, method: str, path: str, body: Any = None, timeout: float | None = ...) -> dict[str, Any]:
         """One request, one JSON answer; `timeout` in seconds."""
 
-    def events(self, method: str, path: str, body: Any = None) -> Iterator[dict[str, Any]]:
+    def events(self, method: str, path: str, body: Any = None) -> Generator[dict[str, Any], None, None]:
         """One request, a stream of JSON answers."""
 
     def upload(self, method: str, path: str, chunks: Iterable[bytes], length: int) -> dict[str, Any]:

@@ -100,6 +100,7 @@ class Head:
         self.ending.set()
         if self._control is not None:
             self._control.close()
+        await self.envs.give_up()
         if self.keep_ray:
             self.ray.disconnect()
             return

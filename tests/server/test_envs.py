@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runkit.errors import EnvNotFound, InvalidName, UsageError
+from runkit.servlet.processes import ProcessId
 from tests.server.running import Server, eventually
 
 EMPTY_LOCK = 'lock-version = "1.0"\ncreated-by = "test"\nrequires-python = ">=3.9"\npackages = []\n'
@@ -164,6 +166,66 @@ def test_waits_for_resources_and_says_so(server: Server) -> None:
     server.api.json("DELETE", "/v1/envs/waiter")
 
 
+def test_build_is_ended_when_its_client_goes(server: Server, tmp_path: Path) -> None:
+    send(server, plan("patient"))
+    worker = server.env("patient")["worker"]["pid"]
+    for name, lasting in (("hanging", False), ("patient", True)):
+        hanging = plan(name, build=f"{name}-2", setup_cmds=[f"sleep 600 & echo $! > {tmp_path}/{name}; echo on; wait"])
+        events = server.api.events("PUT", f"/v1/envs/{name}", hanging)
+        while next(events) != {"log": "on"}:
+            pass
+        events.close()
+        done, _ = send(server, plan(name, request="2"))
+        assert "done" in done
+        assert ended(int((tmp_path / name).read_text()))
+        assert not (server.lasting.parents[1] / "envs" / f"{name}-2").exists()
+        assert not lasting or server.env(name)["worker"]["pid"] == worker
+        server.api.json("DELETE", f"/v1/envs/{name}")
+
+
+def test_build_is_ended_by_delete(server: Server, tmp_path: Path) -> None:
+    hanging = plan("doomed", build="doomed-1", setup_cmds=[f"sleep 600 & echo $! > {tmp_path}/pid; echo on; wait"])
+    events = server.api.events("PUT", "/v1/envs/doomed", hanging)
+    while next(events) != {"log": "on"}:
+        pass
+    assert server.api.json("DELETE", "/v1/envs/doomed") == {"lost": []}
+    assert list(events)[-1]["error"]["type"] == "InstallFailed"
+    assert ended(int((tmp_path / "pid").read_text()))
+    with pytest.raises(EnvNotFound):
+        server.api.json("DELETE", "/v1/envs/doomed")
+
+
+def test_wait_for_resources_is_ended_when_its_client_goes(server: Server) -> None:
+    cpus = server.api.json("GET", "/v1/status")["host"]["cpus"]
+    send(server, plan("holder", compute={"CPU": cpus}))
+    events = server.api.events("PUT", "/v1/envs/waiter", plan("waiter", compute={"CPU": 1}))
+    while "CPU" not in next(events).get("phase", ""):
+        pass
+    events.close()
+    done, _ = send(server, plan("waiter"))
+    assert "done" in done
+    server.api.json("DELETE", "/v1/envs/waiter")
+    server.api.json("DELETE", "/v1/envs/holder")
+
+
+def test_two_clients_that_send_the_same_env_at_once(server: Server, tmp_path: Path) -> None:
+    twin = plan("twin", build="twin-1", setup_cmds=[f"echo once >> {tmp_path}/count; sleep 1"])
+    with ThreadPoolExecutor() as threads:
+        both = [events[0]["done"] for events in threads.map(lambda _: send(server, twin), range(2))]
+    assert sorted(done["created"] for done in both) == [False, True]
+    assert both[0]["worker"]["pid"] == both[1]["worker"]["pid"]
+    assert (tmp_path / "count").read_text() == "once\n"
+    workers = [pid for pid in server.processes() if b":twin:" in Path(f"/proc/{pid}/environ").read_bytes()]
+    assert workers == [both[0]["worker"]["pid"]]
+    server.api.json("DELETE", "/v1/envs/twin")
+
+
+def ended(pid: int) -> bool:
+    """Whether a process has gone; a zombie has."""
+    found = ProcessId.of(pid)
+    return found is None or not found.alive()
+
+
 def test_deleted(server: Server) -> None:
     send(server, plan("gone"))
     pid = server.env("gone")["worker"]["pid"]
@@ -173,9 +235,15 @@ def test_deleted(server: Server) -> None:
     assert not (server.lasting / "envs" / "gone.json").exists()
 
 
-def test_kept_plan_is_built_again_when_asked_for(server: Server) -> None:
+def test_kept_plan_is_built_again_when_asked_for(server: Server, tmp_path: Path) -> None:
     send(server, plan("later", env_vars={"A": "kept"}))
+    hanging = plan("last", build="last-1", setup_cmds=[f"sleep 600 & echo $! > {tmp_path}/pid; echo on; wait"])
+    events = server.api.events("PUT", "/v1/envs/last", hanging)
+    while next(events) != {"log": "on"}:
+        pass
     server.stop()
+    assert ended(int((tmp_path / "pid").read_text()))  # a build ends with the server
+    assert "error" in list(events)[-1]
     server.start()
     assert server.env("later")["state"] == "stopped"  # nothing is started that nobody uses
     assert server.api.json("POST", "/v1/ensure", {"env": {"name": "later", "request": "1"}})["env"] == "ready"
