@@ -121,18 +121,16 @@ async def delete(request: web.Request) -> web.Response:
 async def restart(request: web.Request) -> web.Response:
     """Replace the env's worker; {replaced, lost, worker}.
 
-    With {"generation": n} only that one; with {"only_if_alone": true} only while exactly one call runs in it.
+    With {"generation": n} only that one; with {"only_call": [session, number]} only while that call runs in it and no other.
     """
     asked = await body(request)
     head = request.app[HEAD]
     name = request.match_info["name"]
-    before = (await head.envs.look(name))["worker"]
-    refused = asked.get("generation") not in (None, (before or {}).get("generation"))
-    if refused or (asked.get("only_if_alone") and (before or {}).get("running", 0) != 1):
-        return web.json_response({"replaced": False, "lost": [], "worker": before})
+    before = (await head.envs.look(name))["worker"] or {}
     why = str(asked.get("why") or "a client asked for it")
-    done = await head.envs.restart(name, why, asked.get("generation"))
-    return web.json_response({"replaced": (done["worker"] or {}) != before, **done})
+    done = await head.envs.restart(name, why, asked.get("generation"), asked.get("only_call"))
+    replaced = (done["worker"] or {}).get("generation") != before.get("generation")
+    return web.json_response({"replaced": replaced, **done})
 
 
 @routes.get("/v1/envs/{name}/log")

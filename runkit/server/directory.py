@@ -79,11 +79,13 @@ class Directory:
 
     Args:
         socket_of: gives the UNIX socket of an env's worker.
-        replace: replaces an env's worker, if it is still of that generation: (env, generation, why).
+        replace: replaces an env's worker, if it is still of that generation and at that call alone: (env, generation, why, call).
     """
 
     def __init__(
-        self, socket_of: Callable[[str], Awaitable[dict[str, Any]]], replace: Callable[[str, int, str], Awaitable[Any]]
+        self,
+        socket_of: Callable[[str], Awaitable[dict[str, Any]]],
+        replace: Callable[[str, int, str, tuple[str, int]], Awaitable[Any]],
     ):
         self._socket_of = socket_of
         self._replace = replace
@@ -213,7 +215,8 @@ class Directory:
         if op == "socket":
             return await self._socket_of(message["env"])
         if op == "replace":
-            return await self._replace(message["env"], int(message["generation"]), str(message.get("why", "")))
+            generation, why = int(message["generation"]), str(message.get("why", ""))
+            return await self._replace(message["env"], generation, why, message["only_call"])
         raise ServerError(f"the server knows no request {op!r}")
 
     def _claim(self, env: str, key: str) -> None:

@@ -350,8 +350,10 @@ class Envs:
 
     # -- ending and coming back
 
-    async def restart(self, name: str, why: str, generation: int | None = None) -> dict[str, Any]:
-        """Replace the env's worker (only if it is of that generation); {lost: keys, worker}."""
+    async def restart(
+        self, name: str, why: str, generation: int | None = None, only_call: tuple[str, int] | None = None
+    ) -> dict[str, Any]:
+        """Replace the env's worker (only if it is of that generation, and at that call and no other); {lost: keys, worker}."""
         async with self._lock(name):
             env = self.get(name)
             if env.servlet is None:
@@ -359,7 +361,7 @@ class Envs:
             if generation is not None and (env.worker or {}).get("generation") != generation:
                 return {"lost": [], "worker": env.worker}
             with self._directory.losses(name) as lost:
-                state = await env.servlet.ask("replace", why, generation)
+                state = await env.servlet.ask("replace", why, generation, only_call)
                 await self._directory.arrival(name, state["worker"]["generation"])
             env.hear(state)
             return {"lost": sorted(lost), "worker": state["worker"]}

@@ -115,8 +115,8 @@ class Head:
         """The env's worker: {socket, generation, pid, …}."""
         return await self.envs.worker(env)
 
-    async def _replace(self, env: str, generation: int, why: str) -> dict[str, Any]:
-        return await self.envs.restart(env, why, generation)
+    async def _replace(self, env: str, generation: int, why: str, call: tuple[str, int]) -> dict[str, Any]:
+        return await self.envs.restart(env, why, generation, call)
 
     def spawn(self, work: Any) -> None:
         """Run a coroutine beside everything else."""

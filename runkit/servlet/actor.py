@@ -178,9 +178,11 @@ class EnvServlet:
         """How the worker of that generation ended; None if it runs, or nobody knows."""
         return None if self._keeper is None else self._keeper.death(generation, seconds)
 
-    def replace(self, why: str, generation: int | None = None) -> dict[str, Any]:
-        """A fresh worker (only if the current one is of that generation)."""
-        return self._keeping().replace(why, generation=generation)
+    def replace(
+        self, why: str, generation: int | None = None, only_call: tuple[str, int] | None = None
+    ) -> dict[str, Any]:
+        """A fresh worker (only if the current one is of that generation, and at that call and no other)."""
+        return self._keeping().replace(why, generation=generation, only_call=only_call)
 
     def stop(self) -> None:
         """End what is being built, the worker, and all it started."""

@@ -131,11 +131,10 @@ class Stream:
         self._decoder = frames.Decoder()
         self._frames: list[frames.Frame] = []
         self._seq = 0
+        self.session = os.urandom(4).hex()
         ws.send(json.dumps({"open": {"route": route, "env": env}}))
         self.send(
-            frames.encode(
-                frames.HELLO, meta={"session": os.urandom(4).hex(), "lane": "main", "inline": True, "received": 0}
-            )
+            frames.encode(frames.HELLO, meta={"session": self.session, "lane": "main", "inline": True, "received": 0})
         )
         assert self.frame().kind == frames.WELCOME
 

@@ -156,6 +156,19 @@ def test_children_go_with_their_worker(spec: WorkerSpec, folder: Path) -> None:
     assert marked(spec.mark) == []
 
 
+def test_what_an_earlier_keeper_left_is_ended(spec: WorkerSpec) -> None:
+    import subprocess
+
+    environment = {**os.environ, "RUNKIT_WORKER": f"{spec.mark}:3"}  # a child of a worker whose keeper was killed
+    with subprocess.Popen(["sleep", "1000"], env=environment, start_new_session=True) as child:
+        keeper = Keeper(spec, generation=9)
+        keeper.start()
+        try:
+            assert child.poll() == -signal.SIGTERM
+        finally:
+            keeper.stop()
+
+
 def test_what_the_dead_worker_wrote_last_is_not_lost(spec: WorkerSpec, folder: Path) -> None:
     boot = folder / "boot.py"
     boot.write_text(
