@@ -11,7 +11,7 @@ from typing import Any
 
 from runkit import __version__
 from runkit.errors import RunkitError
-from runkit.server import default_env
+from runkit.server import default_env, incoming
 from runkit.server.directory import Directory
 from runkit.server.envs import Envs
 from runkit.server.hostinfo import host_facts
@@ -57,6 +57,8 @@ class Head:
             RunkitError: Ray did not come up, or the default env did not.
         """
         self._control = await self.directory.listen(self.settings.control)
+        for folder in ("wheels", "python"):
+            self.spawn(asyncio.to_thread(incoming.sweep, self.settings.home / folder))
         await asyncio.gather(self.ray.connect(), asyncio.to_thread(default_env.ensure, self.settings))
         if self.ray.adopted:
             await self.envs.adopt()
