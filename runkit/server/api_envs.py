@@ -168,7 +168,7 @@ def _read_log(path: Path, start: int | None, file: str | None, lines: int) -> di
 async def keys(request: web.Request) -> web.Response:
     """{key: env} of the cluster, or of `?env=`."""
     head = request.app[HEAD]
-    await head.settled.wait()
+    await head.directory.settled.wait()
     env = request.query.get("env")
     if env is not None:
         head.envs.get(env)

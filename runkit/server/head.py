@@ -38,7 +38,6 @@ class Head:
         self.clients: set[Client] = set()
         self.trouble = ""
         self.ending = asyncio.Event()
-        self.settled = asyncio.Event()  # what an earlier server left is taken over
         self.keep_ray = False
         self.mirror = Mirror(settings.home)
         self.ray = ray
@@ -62,7 +61,7 @@ class Head:
         await asyncio.gather(self.ray.connect(), asyncio.to_thread(default_env.ensure, self.settings))
         if self.ray.adopted:
             await self.envs.adopt()
-        self.settled.set()
+        self.directory.settled.set()
         self.envs.ray_up.set()
         await self.envs.up(DEFAULT_ENV)
 

@@ -268,6 +268,28 @@ def test_keys_move_between_envs(server: Server) -> None:
         assert "shared" not in server.api.json("GET", "/v1/keys")["keys"]
 
 
+def test_a_key_has_left_its_env_once_another_one_has_it(server: Server) -> None:
+    """Otherwise what is put back at once would be taken for the old object, and go with it."""
+    send(server, plan("one"))
+    send(server, plan("two"))
+    put = "from runkit.worker import here\nhere.Here().put('ball', {})"
+    slow = (
+        "import threading\nfrom runkit.worker import here\nlock = here.worker.store._lock\n"
+        "lock.acquire()\nthreading.Timer(0.5, lock.release).start()"
+    )
+    with server.stream("one") as one, server.stream("two") as two:
+        two.call("builtins", "exec", put.format(1), {})
+        two.call("builtins", "exec", slow, {})
+        one.call("builtins", "exec", put.format(2), {})
+        assert (
+            two.call("builtins", "eval", "'ball' in __import__('runkit.worker.here', fromlist=['x']).worker.store")
+            is False
+        )
+        two.call("builtins", "exec", put.format(3), {})
+        look = "__import__('runkit.worker.here', fromlist=['x']).Here().get('ball')"
+        assert one.call("builtins", "eval", look) == 3
+
+
 def test_call_with_json(server: Server) -> None:
     with server.stream() as stream:
         code = "from runkit.worker import here\nimport collections\nhere.Here().put('counter', collections.Counter('abba'))"
@@ -275,6 +297,12 @@ def test_call_with_json(server: Server) -> None:
     api = server.api
     path = "/v1/envs/default/call/counter"
     assert api.json("POST", f"{path}/most_common", {"args": [1]})["result"] == [["a", 2]]
+    code = "from runkit.worker import here\ndef up_to(n):\n  yield from range(n)\nhere.Here().put('up_to', up_to)"
+    with server.stream() as stream:
+        stream.call("builtins", "exec", code, {})
+    for number in (2, 0):
+        found = api.json("POST", "/v1/envs/default/call/up_to", {"args": [number]})
+        assert found["result"] == list(range(number))
     assert api.json("POST", f"{path}/get", {"args": ["z"], "kwargs": {}})["result"] is None
     with pytest.raises(Exception, match=r"unhashable|TypeError"):
         api.json("POST", f"{path}/get", {"args": [[]]})

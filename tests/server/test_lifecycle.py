@@ -13,10 +13,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runkit.errors import RunkitError
 from runkit.servlet.processes import ProcessId
 from tests.server.running import Server, command, eventually, free_ports
 
@@ -66,7 +69,16 @@ def test_restart_of_the_server_alone_keeps_envs_and_objects(server: Server) -> N
     assert old is not None
     server.api.json("POST", "/v1/shutdown", {"keep_ray": True})
     assert old.wait(10)
-    assert server.start()["fresh"]
+    with ThreadPoolExecutor() as threads:
+        started = threads.submit(server.start)
+
+        def ask() -> dict[str, Any] | None:
+            with suppress(OSError, RunkitError):  # it does not listen yet
+                return server.api.json("POST", "/v1/envs/default/call/kept/bit_length", {})
+            return None
+
+        assert eventually(ask) == {"result": 6}  # as soon as it listens; a key is never missing for a moment
+        assert started.result()["fresh"]
     after = server.env()
     assert after["worker"]["pid"] == before["worker"]["pid"]
     eventually(lambda: server.env()["keys"] == ["kept"])  # the worker comes back by itself and says what it has
