@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from runkit.client.host_platform import Platform
 from runkit.client.resolve import resolve
-from runkit.client.target import Target
 from runkit.client.wheels import WheelStore
 from runkit.errors import SetupFailed
 from runkit.launch import code
@@ -45,7 +45,7 @@ def _cksum(data: bytes) -> int:
     return ~crc & 0xFFFFFFFF
 
 
-def ship(transport: Transport, home: str, target: Target, progress: Progress) -> None:
+def ship(transport: Transport, home: str, target: Platform, progress: Progress) -> None:
     """Bring the wheels of the server's requirements to the host: into its wheel store, and together in `wheels/base`.
 
     Raises:
@@ -84,7 +84,7 @@ def ship(transport: Transport, home: str, target: Target, progress: Progress) ->
         raise SetupFailed(f"{transport.description}: {done.stderr.decode(errors='replace').strip()}")
 
 
-def uv_for(target: Target, progress: Progress) -> Path:
+def uv_for(target: Platform, progress: Progress) -> Path:
     """uv's binary for another platform, out of its wheel; kept.
 
     Raises:

@@ -20,7 +20,7 @@ from typing import Any
 
 from runkit.client import base_wheels, interpreter
 from runkit.client.api import Api
-from runkit.client.target import Target
+from runkit.client.host_platform import Platform
 from runkit.client.uvtool import uv_binary
 from runkit.errors import PortInUse, RunkitError, SetupFailed
 from runkit.launch import code, probe
@@ -221,7 +221,7 @@ def _bring(transport: Transport, host: Host, mine: Code, progress: Progress) -> 
         return
     assert host.glibc is not None  # checked
     minor = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    bare = Target(host.machine, host.glibc, minor)
+    bare = Platform(host.machine, host.glibc, minor)
     if not host.uv:
         _ship_uv(transport, host, bare, progress)
     if any(name.startswith(f"{base_wheels.requirements_checksum()}-") for name in host.bases):
@@ -234,7 +234,7 @@ def _bring(transport: Transport, host: Host, mine: Code, progress: Progress) -> 
             transport, packed.path, f"{host.home}/python/{packed.name}", f"ship Python {packed.version}", progress
         )
         found = packed.version, ""
-    target = Target(host.machine, host.glibc, ".".join(found[0].split(".")[:2]))
+    target = Platform(host.machine, host.glibc, ".".join(found[0].split(".")[:2]))
     base_wheels.ship(transport, host.home, target, progress)
 
 
@@ -255,7 +255,7 @@ def _place_code(transport: Transport, host: Host, mine: Code) -> None:
         )
 
 
-def _ship_uv(transport: Transport, host: Host, target: Target, progress: Progress) -> None:
+def _ship_uv(transport: Transport, host: Host, target: Platform, progress: Progress) -> None:
     phase = "ship uv"
     progress({"phase": phase})
     binary = Path(uv_binary()) if target.is_here else base_wheels.uv_for(target, progress)

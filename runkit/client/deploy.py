@@ -17,18 +17,18 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from runkit.client import interpreter
+from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact, Lock
 from runkit.client.logins import Logins
 from runkit.client.resolve import resolve
 from runkit.client.ship import Api, Progress, Shipment, upload
-from runkit.client.target import Target
 from runkit.client.uvtool import configurations, index_settings
 from runkit.client.wheels import WheelStore
 from runkit.errors import EnvNotFound, InstallFailed, InterpreterNotFound, ServerError, UsageError
 from runkit.model import requirements
 from runkit.model.digest import digest
 from runkit.model.env import Env
-from runkit.model.request import Request, merge
+from runkit.model.env_request import EnvRequest, merge
 from runkit.model.requirements import FILE, Requirements
 from runkit.wire import places, problems
 from runkit.wire.names import DEFAULT_ENV
@@ -83,7 +83,7 @@ class Deployed:
 class _Plan:
     """What does not change when an install is tried again with more shipped."""
 
-    request: Request
+    request: EnvRequest
     roots: tuple[SyncedRoot, ...]
     working_dir: str | None
     python: Mapping[str, Any]
@@ -195,12 +195,12 @@ class Deployer:
 
     def _request(
         self, env: Env, roots: Sequence[SyncedRoot], working_dir: str | None, force: bool
-    ) -> tuple[Requirements, Request]:
+    ) -> tuple[Requirements, EnvRequest]:
         files = [Path(root.folder) / "requirements.txt" for root in roots] if env.root_reqs else []
         wanted = env.requirements(files)
         for note in wanted.notes:
             self._progress({"warning": note})
-        request = Request(
+        request = EnvRequest(
             name=env.target,
             lines=(),
             constraints=(),
@@ -229,12 +229,12 @@ class Deployer:
             or any([env.reqs, env.setup_cmds, env.variables(), env.compute, env.python])
         )
 
-    def _on_default(self, env: Env, wanted: Requirements, request: Request) -> tuple[Requirements, Request]:
+    def _on_default(self, env: Env, wanted: Requirements, request: EnvRequest) -> tuple[Requirements, EnvRequest]:
         """An unnamed env: its requirements on top of what the default env has."""
         spec = self._spec(DEFAULT_ENV)
         if not spec.get("lines"):
             return self._with_ray(wanted), replace(request, python=spec.get("python") or request.python)
-        kept = Request.from_spec(spec)
+        kept = EnvRequest.from_spec(spec)
         if env.python and not _same_python(env.python, kept.python):
             raise UsageError(
                 f"an env without a name is added on top of the default env, which runs Python {kept.python}: "
@@ -245,8 +245,8 @@ class Deployer:
         return self._with_ray(merge(before, wanted, installed)), request.on_top_of(kept)
 
     def _with_other_roots(
-        self, wanted: Requirements, request: Request, roots: Sequence[SyncedRoot], force: bool
-    ) -> tuple[Requirements, Request]:
+        self, wanted: Requirements, request: EnvRequest, roots: Sequence[SyncedRoot], force: bool
+    ) -> tuple[Requirements, EnvRequest]:
         """A named env keeps what the package roots asked for that it was sent for before; each asks for itself alone."""
         kept: dict[str, Any] = {} if force else dict(self._spec(request.name).get("of_roots") or {})
         for root in roots:
@@ -307,7 +307,7 @@ class Deployer:
 
     # -- making it
 
-    def _find_python(self, request: Request) -> tuple[dict[str, Any], interpreter.Packed | None]:
+    def _find_python(self, request: EnvRequest) -> tuple[dict[str, Any], interpreter.Packed | None]:
         """The interpreter on the host, {version, path}; without a path, one of this machine that is to be shipped."""
         self._progress({"phase": f"find Python {request.python}"})
         found = self._api.json("POST", "/v1/pythons", {"version": request.python}, timeout=_FETCH_S)
@@ -315,7 +315,7 @@ class Deployer:
             return {"version": found["version"], "path": found["path"]}, None
         try:
             self._progress({"phase": f"pack Python {request.python}"})
-            target = Target.of_host(self._host, request.python)
+            target = Platform.of_host(self._host, request.python)
             packed = interpreter.pack(request.python, target, self._home / "pythons")
             return {"version": packed.version, "path": None}, packed
         except InterpreterNotFound:
@@ -332,9 +332,9 @@ class Deployer:
         return {"version": version, "path": there[version]}, None
 
     def _lock(
-        self, env: Env, wanted: Requirements, request: Request, spec: Mapping[str, Any], python: str, force: bool
+        self, env: Env, wanted: Requirements, request: EnvRequest, spec: Mapping[str, Any], python: str, force: bool
     ) -> Lock:
-        target = Target.of_host(self._host, python)
+        target = Platform.of_host(self._host, python)
         kept = Lock.from_json(spec["lock"]) if spec.get("lock") else None
         if kept and kept.fits(target) and not force and spec.get("resolution") == request.resolution:
             return kept
@@ -345,7 +345,7 @@ class Deployer:
     def _shipment(self, env: Env, wanted: Requirements, lock: Lock) -> Shipment:
         logins = Logins(wanted.lines, [content for _, content in configurations(env.base)])
         store = WheelStore(self._home / "wheels", logins)
-        return Shipment(self._api, store, Target.of_host(self._host, lock.python), self._progress, env.base)
+        return Shipment(self._api, store, Platform.of_host(self._host, lock.python), self._progress, env.base)
 
     def _put(self, made: _Plan, lock: Lock, shipped: set[str]) -> Deployed:
         request, python = made.request, made.python

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
+from runkit.client.host_platform import Platform
 from runkit.client.lock import Lock
-from runkit.client.target import Target
 from runkit.client.wheels import WheelStore
 
 _CHUNK = 1 << 20
@@ -56,7 +56,7 @@ class Shipment:
         cwd: the folder whose uv configuration counts for builds.
     """
 
-    def __init__(self, api: Api, store: WheelStore, target: Target, progress: Progress, cwd: str | Path):
+    def __init__(self, api: Api, store: WheelStore, target: Platform, progress: Progress, cwd: str | Path):
         self._api = api
         self._store = store
         self._target = target

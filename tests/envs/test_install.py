@@ -15,9 +15,9 @@ import pytest
 import uv
 from packages import Index, sdist, wheel
 
+from runkit.client.host_platform import Platform
 from runkit.client.lock import Lock
 from runkit.client.resolve import resolve
-from runkit.client.target import Target
 from runkit.client.wheels import WheelStore
 from runkit.errors import InstallFailed, InterpreterNotFound
 from runkit.model.env import env
@@ -27,7 +27,7 @@ from runkit.servlet.install import Built, install, read_marker, site_packages
 class Place:
     """A host's home, a plan made from requirements, and the events of its builds."""
 
-    def __init__(self, home: Path, target: Target) -> None:
+    def __init__(self, home: Path, target: Platform) -> None:
         self.home = home
         self.target = target
         self.events: list[dict[str, Any]] = []
@@ -65,7 +65,7 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, target: Target) -> Place:
+def place(tmp_path: Path, target: Platform) -> Place:
     return Place(tmp_path / "home", target)
 
 
