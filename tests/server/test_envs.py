@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from runkit.errors import EnvNotFound, InvalidName, UsageError
 from runkit.servlet.processes import ProcessId
-from tests.server.running import Server, eventually
+from tests.server.running import REPOSITORY, Server, eventually
 
 EMPTY_LOCK = 'lock-version = "1.0"\ncreated-by = "test"\nrequires-python = ">=3.9"\npackages = []\n'
 
@@ -181,6 +183,34 @@ def test_build_is_ended_when_its_client_goes(server: Server, tmp_path: Path) -> 
         assert not (server.lasting.parents[1] / "envs" / f"{name}-2").exists()
         assert not lasting or server.env(name)["worker"]["pid"] == worker
         server.api.json("DELETE", f"/v1/envs/{name}")
+
+
+def test_build_is_ended_by_ctrl_c(server: Server, tmp_path: Path) -> None:
+    """The client has its exception in hand, as a notebook does, and sends the env again at once."""
+    code = (
+        "import pathlib, socket, sys\n"
+        "from runkit.client.api import Api\n"
+        "from runkit.client.deploy import Deployer\n"
+        "from runkit.model.env import env\n"
+        "port, token, pid = sys.argv[1:]\n"
+        "api = Api(lambda: socket.create_connection(('127.0.0.1', port)), pathlib.Path(token).read_text())\n"
+        "deployer = Deployer(api, api.json('GET', '/v1/status'), progress=lambda event: print(event, flush=True))\n"
+        "try:\n"
+        "    deployer.send(env('pressed', setup_cmds=[f'echo $$ > {pid}; echo on; sleep 600']))\n"
+        "except KeyboardInterrupt:\n"
+        "    print(deployer.send(env('pressed')).name, flush=True)\n"
+    )
+    arguments = [str(server.port), str(server.lasting / "token"), str(tmp_path / "pid")]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    ) as client:
+        assert client.stdout is not None
+        while client.stdout.readline() != "{'log': 'on'}\n":
+            assert client.poll() is None
+        client.send_signal(signal.SIGINT)
+        assert client.communicate(timeout=60)[0].splitlines()[-1] == "pressed"
+    assert ended(int((tmp_path / "pid").read_text()))
+    server.api.json("DELETE", "/v1/envs/pressed")
 
 
 def test_build_is_ended_by_delete(server: Server, tmp_path: Path) -> None:
