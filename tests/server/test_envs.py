@@ -122,6 +122,17 @@ def test_first_install_that_fails_leaves_nothing(server: Server) -> None:
     assert not list((server.lasting.parents[1] / "envs").glob("never-1"))
 
 
+def test_set_up_commands_see_what_the_worker_sees(server: Server) -> None:
+    """And not what Ray sets for its own workers."""
+    seen = ("OMP_NUM_THREADS", "RAY_ADDRESS", "RAY_RAYLET_PID", "PYTHONUNBUFFERED", "LD_LIBRARY_PATH")
+    command = "; ".join(f"echo {name}=${name}" for name in seen)
+    _, before = send(server, plan("seeing", build="seeing-1", setup_cmds=[command]))
+    with server.stream("seeing") as stream:
+        for name in seen:
+            assert {"log": f"{name}={stream.call('os', 'getenv', name, '')}"} in before
+    server.api.json("DELETE", "/v1/envs/seeing")
+
+
 def test_events_come_as_they_happen(server: Server) -> None:
     import time
 
