@@ -7,7 +7,7 @@ import json
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -58,8 +58,11 @@ class Api:
         response, sock = self._exchange(method, path, data, timeout)
         return self._finish(response, sock, method, path)
 
-    def events(self, method: str, path: str, body: Any = None) -> Iterator[dict[str, Any]]:
-        """One request, a stream of JSON objects, one per line, as they come. Raises what `json` does."""
+    def events(self, method: str, path: str, body: Any = None) -> Generator[dict[str, Any], None, None]:
+        """One request, a stream of JSON objects, one per line, as they come. Raises what `json` does.
+
+        Closed before its end, it closes the connection, and the server ends what it was at.
+        """
         data = b"" if body is None else json.dumps(body).encode()
         response, sock = self._exchange(method, path, data, None)
         if response.status >= 400:
@@ -75,7 +78,11 @@ class Api:
                 f"the connection to the server was cut during {method} {path}: it may be going on there"
             ) from error
         finally:
-            self._give_back(response, sock) if complete else sock.close()
+            if complete:
+                self._give_back(response, sock)
+            else:  # both: the server has to see that nobody waits any more
+                response.close()
+                sock.close()
 
     def upload(self, method: str, path: str, chunks: Iterable[bytes], length: int) -> dict[str, Any]:
         """One request with a body of `length` bytes, given in pieces; one JSON answer. Raises what `json` does."""

@@ -7,9 +7,9 @@ import shlex
 import zipfile
 from pathlib import Path
 
+from runkit.client.host_platform import Platform
 from runkit.client.progress import Report
 from runkit.client.resolve import resolve
-from runkit.client.target import Target
 from runkit.client.wheels import WheelStore
 from runkit.errors import SetupFailed
 from runkit.launch import code
@@ -43,7 +43,7 @@ def _cksum(data: bytes) -> int:
     return ~crc & 0xFFFFFFFF
 
 
-def ship(transport: Transport, home: str, target: Target, progress: Report) -> None:
+def ship(transport: Transport, home: str, target: Platform, progress: Report) -> None:
     """Bring the wheels of the server's requirements to the host: into its wheel store, and together in `wheels/base`.
 
     Raises:
@@ -82,7 +82,7 @@ def ship(transport: Transport, home: str, target: Target, progress: Report) -> N
         raise SetupFailed(f"{transport.description}: {done.stderr.decode(errors='replace').strip()}")
 
 
-def uv_for(target: Target, progress: Report) -> Path:
+def uv_for(target: Platform, progress: Report) -> Path:
     """uv's binary for another platform, out of its wheel; kept.
 
     Raises:

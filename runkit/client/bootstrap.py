@@ -21,8 +21,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from runkit.client import base_wheels, interpreter
 from runkit.client.api import Api
+from runkit.client.host_platform import Platform
 from runkit.client.progress import Report
-from runkit.client.target import Target
 from runkit.client.uvtool import uv_binary
 from runkit.errors import ConnectionLost, HostUnreachable, PortInUse, RunkitError, ServerError, SetupFailed
 from runkit.launch import code, probe
@@ -276,7 +276,7 @@ def _bring(transport: Transport, host: Host, mine: Code, progress: Report) -> No
         return
     assert host.glibc is not None  # checked
     minor = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    bare = Target(host.machine, host.glibc, minor)
+    bare = Platform(host.machine, host.glibc, minor)
     if not (host.has_uv or host.fetches_uv):
         _ship_uv(transport, host, bare, progress)
     if host.reaches_index or any(name.startswith(f"{base_wheels.requirements_checksum()}-") for name in host.bases):
@@ -289,7 +289,7 @@ def _bring(transport: Transport, host: Host, mine: Code, progress: Report) -> No
             transport, packed.path, f"{host.home}/python/{packed.name}", f"ship Python {packed.version}", progress
         )
         found = packed.version, ""
-    target = Target(host.machine, host.glibc, ".".join(found[0].split(".")[:2]))
+    target = Platform(host.machine, host.glibc, ".".join(found[0].split(".")[:2]))
     base_wheels.ship(transport, host.home, target, progress)
 
 
@@ -310,7 +310,7 @@ def _place_code(transport: Transport, host: Host, mine: Code) -> None:
         )
 
 
-def _ship_uv(transport: Transport, host: Host, target: Target, progress: Report) -> None:
+def _ship_uv(transport: Transport, host: Host, target: Platform, progress: Report) -> None:
     phase = "ship uv"
     progress({"phase": phase})
     binary = Path(uv_binary()) if target.is_here else base_wheels.uv_for(target, progress)

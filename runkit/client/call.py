@@ -235,7 +235,7 @@ class Call(concurrent.futures.Future[Any]):
             return True
         if not self._settles(GRACE):
             self._replacing = True
-            how = replace_worker(self._request, session)
+            how = replace_worker(self._request, session, self._number)
             if not self.done():
                 self._came_in_time = True
                 self._end()
@@ -245,7 +245,7 @@ class Call(concurrent.futures.Future[Any]):
     def _force(self, session: Session) -> bool:
         self._replacing = True
         try:
-            self._request.caller.replace_worker(self._request.env, session.generation, False, "cancel(force=True)")
+            self._request.caller.replace_worker(self._request.env, session.generation, None, "cancel(force=True)")
         finally:
             self._replacing = False
         if not self.done():

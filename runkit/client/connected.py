@@ -226,13 +226,15 @@ class Connected:
         """The session with an env's worker."""
         return self.link.session(env)
 
-    def replace_worker(self, env: str, generation: int | None, only_if_alone: bool, why: str) -> dict[str, Any]:
-        """Replace an env's process; `only_if_alone`: only when exactly one call runs in it.
+    def replace_worker(
+        self, env: str, generation: int | None, only_call: tuple[str, int] | None, why: str
+    ) -> dict[str, Any]:
+        """Replace an env's process; `only_call` (session, number): only while that call runs in it and no other.
 
         Returns:
             `replaced`, `lost` (the keys of the objects that went with it) and `worker`, the one that runs now.
         """
-        body = {"generation": generation, "only_if_alone": only_if_alone, "why": why}
+        body = {"generation": generation, "only_call": only_call, "why": why}
         return self.link.api.json("POST", f"/v1/envs/{env}/restart", body)
 
     def is_same(self, other: Connected) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,19 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from runkit.client import interpreter
+from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact, Lock
 from runkit.client.logins import Logins
 from runkit.client.progress import Report
 from runkit.client.resolve import resolve
 from runkit.client.ship import Api, Shipment, upload
-from runkit.client.target import Target
 from runkit.client.uvtool import configurations, index_settings
 from runkit.client.wheels import WheelStore
 from runkit.errors import EnvNotFound, InstallFailed, InterpreterNotFound, ServerError, UsageError
 from runkit.model import requirements
 from runkit.model.digest import digest
 from runkit.model.env import Env
-from runkit.model.request import Request, merge
+from runkit.model.env_request import EnvRequest, merge
 from runkit.model.requirements import FILE, Requirements
 from runkit.wire import places, problems
 from runkit.wire.names import DEFAULT_ENV
@@ -83,7 +84,7 @@ class Deployed:
 class _Plan:
     """What does not change when an install is tried again with more shipped."""
 
-    request: Request
+    request: EnvRequest
     roots: tuple[SyncedRoot, ...]
     working_dir: str | None
     python: Mapping[str, Any]
@@ -92,6 +93,10 @@ class _Plan:
     def build(self, lock: Lock) -> str:
         """Names the folder after everything that shapes its content."""
         shape = [lock.digest, self.python["version"], self.python["path"], self.request.setup_cmds, self.salt]
+        if (
+            self.request.setup_cmds
+        ):  # they run in the working dir with the env's variables, and may do anything with them
+            shape += [self.request.variables, self.working_dir]
         return digest(shape)[:32]
 
 
@@ -192,12 +197,12 @@ class Deployer:
 
     def _request(
         self, env: Env, roots: Sequence[SyncedRoot], working_dir: str | None, force: bool
-    ) -> tuple[Requirements, Request]:
+    ) -> tuple[Requirements, EnvRequest]:
         files = [Path(root.folder) / "requirements.txt" for root in roots] if env.root_reqs else []
         wanted = env.requirements(files)
         for note in wanted.notes:
             self._progress({"warning": note})
-        request = Request(
+        request = EnvRequest(
             name=env.target,
             lines=(),
             constraints=(),
@@ -226,12 +231,12 @@ class Deployer:
             or any([env.reqs, env.setup_cmds, env.variables(), env.compute, env.python])
         )
 
-    def _on_default(self, env: Env, wanted: Requirements, request: Request) -> tuple[Requirements, Request]:
+    def _on_default(self, env: Env, wanted: Requirements, request: EnvRequest) -> tuple[Requirements, EnvRequest]:
         """An unnamed env: its requirements on top of what the default env has."""
         spec = self._spec(DEFAULT_ENV)
         if not spec.get("lines"):
             return self._with_ray(wanted), replace(request, python=spec.get("python") or request.python)
-        kept = Request.from_spec(spec)
+        kept = EnvRequest.from_spec(spec)
         if env.python and not _same_python(env.python, kept.python):
             raise UsageError(
                 f"an env without a name is added on top of the default env, which runs Python {kept.python}: "
@@ -242,8 +247,8 @@ class Deployer:
         return self._with_ray(merge(before, wanted, installed)), request.on_top_of(kept)
 
     def _with_other_roots(
-        self, wanted: Requirements, request: Request, roots: Sequence[SyncedRoot], force: bool
-    ) -> tuple[Requirements, Request]:
+        self, wanted: Requirements, request: EnvRequest, roots: Sequence[SyncedRoot], force: bool
+    ) -> tuple[Requirements, EnvRequest]:
         """A named env keeps what the package roots asked for that it was sent for before; each asks for itself alone."""
         kept: dict[str, Any] = {} if force else dict(self._spec(request.name).get("of_roots") or {})
         for root in roots:
@@ -304,7 +309,7 @@ class Deployer:
 
     # -- making it
 
-    def _find_python(self, request: Request) -> tuple[dict[str, Any], interpreter.Packed | None]:
+    def _find_python(self, request: EnvRequest) -> tuple[dict[str, Any], interpreter.Packed | None]:
         """The interpreter on the host, {version, path}; without a path, one of this machine that is to be shipped."""
         self._progress({"phase": f"find Python {request.python}"})
         found = self._api.json("POST", "/v1/pythons", {"version": request.python}, timeout=_FETCH_S)
@@ -312,7 +317,7 @@ class Deployer:
             return {"version": found["version"], "path": found["path"]}, None
         try:
             self._progress({"phase": f"pack Python {request.python}"})
-            target = Target.of_host(self._host, request.python)
+            target = Platform.of_host(self._host, request.python)
             packed = interpreter.pack(request.python, target, self._home / "pythons")
             return {"version": packed.version, "path": None}, packed
         except InterpreterNotFound:
@@ -329,9 +334,9 @@ class Deployer:
         return {"version": version, "path": there[version]}, None
 
     def _lock(
-        self, env: Env, wanted: Requirements, request: Request, spec: Mapping[str, Any], python: str, force: bool
+        self, env: Env, wanted: Requirements, request: EnvRequest, spec: Mapping[str, Any], python: str, force: bool
     ) -> Lock:
-        target = Target.of_host(self._host, python)
+        target = Platform.of_host(self._host, python)
         kept = Lock.from_json(spec["lock"]) if spec.get("lock") else None
         if kept and kept.fits(target) and not force and spec.get("resolution") == request.resolution:
             return kept
@@ -342,7 +347,7 @@ class Deployer:
     def _shipment(self, env: Env, wanted: Requirements, lock: Lock) -> Shipment:
         logins = Logins(wanted.lines, [content for _, content in configurations(env.base)])
         store = WheelStore(self._home / "wheels", logins)
-        return Shipment(self._api, store, Target.of_host(self._host, lock.python), self._progress, env.base)
+        return Shipment(self._api, store, Platform.of_host(self._host, lock.python), self._progress, env.base)
 
     def _put(self, made: _Plan, lock: Lock, shipped: set[str]) -> Deployed:
         request, python = made.request, made.python
@@ -372,22 +377,25 @@ class Deployer:
             "working_dir": made.working_dir,
             "spec": spec,
         }
-        for event in self._api.events("PUT", f"/v1/envs/{request.name}", plan):
-            if "error" in event:
-                raise problems.from_json(event["error"])
-            if "done" in event:
-                done = event["done"]
-                self._specs[request.name] = spec
-                return Deployed(
-                    request.name,
-                    done.get("build", build),
-                    True,
-                    bool(done.get("replaced_worker")),
-                    tuple(done.get("lost") or ()),
-                    done.get("worker") or {},
-                    request.digest,
-                )
-            self._progress(event)
+        with closing(
+            self._api.events("PUT", f"/v1/envs/{request.name}", plan)
+        ) as events:  # after Ctrl-C the server ends it
+            for event in events:
+                if "error" in event:
+                    raise problems.from_json(event["error"])
+                if "done" in event:
+                    done = event["done"]
+                    self._specs[request.name] = spec
+                    return Deployed(
+                        request.name,
+                        done.get("build", build),
+                        True,
+                        bool(done.get("replaced_worker")),
+                        tuple(done.get("lost") or ()),
+                        done.get("worker") or {},
+                        request.digest,
+                    )
+                self._progress(event)
         raise ServerError(f"the server ended the set-up of the env {request.name!r} without saying how it went")
 
 

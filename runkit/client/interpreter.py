@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runkit.client.elf import is_elf, relocated
-from runkit.client.target import Target
+from runkit.client.host_platform import Platform
 from runkit.client.uvtool import run_uv
 from runkit.errors import InterpreterNotFound
 from runkit.model.digest import digest
@@ -86,7 +86,7 @@ class _Python:
         return ".".join(self.version.split(".")[:2])
 
 
-def pack(version: str, target: Target, folder: Path) -> Packed:
+def pack(version: str, target: Platform, folder: Path) -> Packed:
     """Find an interpreter here, pack it, and see it run from another place.
 
     Args:
@@ -166,7 +166,7 @@ def _matches(version: str, wanted: str) -> bool:
     return f"{version}.".startswith(f"{wanted}.")
 
 
-def _packed(python: _Python, target: Target, folder: Path, alone: bool) -> Packed:
+def _packed(python: _Python, target: Platform, folder: Path, alone: bool) -> Packed:
     info = python.executable.stat()
     name = f"cpython-{python.version}-{target.machine}-{digest([str(python.executable), info.st_mtime_ns, info.st_size])[:12]}"
     packed = Packed(name, python.version, folder / f"{name}.tar.gz")

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from runkit.client.target import Target
+from runkit.client.host_platform import Platform
 from runkit.model.digest import digest
 from runkit.model.package import without_credentials
 
@@ -61,7 +61,7 @@ class Lock:
     platform: str
     packages: tuple[Locked, ...]
 
-    def fits(self, target: Target) -> bool:
+    def fits(self, target: Platform) -> bool:
         """Whether it was made for a host and a Python minor version like this."""
         return self.platform == target.uv_platform and self.python.split(".")[:2] == target.python.split(".")[:2]
 

@@ -74,7 +74,9 @@ class Caller(Protocol):
 
     def ready_session(self, env: str) -> Session | None: ...
     def session(self, env: str) -> Session: ...
-    def replace_worker(self, env: str, generation: int | None, only_if_alone: bool, why: str) -> dict[str, Any]: ...
+    def replace_worker(
+        self, env: str, generation: int | None, only_call: tuple[str, int] | None, why: str
+    ) -> dict[str, Any]: ...
     def local_folders(self, roots_home: str) -> dict[str, str]: ...
     def handle(self, env: str, key: str, type_name: str) -> Any: ...
 
@@ -170,19 +172,19 @@ def python_mismatch(label: str, here: str, there: str, env: str) -> PythonMismat
     )
 
 
-def replace_worker(request: Request, session: Session) -> str:
+def replace_worker(request: Request, session: Session, number: int) -> str:
     """Replace the process of a call that does not react to being stopped, if no other call runs in it; says how it went."""
     if not session.lane.connected:
         return "the connection is down; it will be stopped when that is back"
     try:
         answer = request.caller.replace_worker(
-            request.env, session.generation, True, "a call did not react to being stopped"
+            request.env, session.generation, (session.id, number), "a call did not react to being stopped"
         )
     except (RunkitError, OSError) as error:
         return f"its work could not be stopped ({error})"
     running = (answer.get("worker") or {}).get("running", 0)
     if not answer["replaced"]:
-        return "its work could not be stopped and goes on over there" if running else "its work has ended"
+        return "its work could not be stopped and goes on over there" if running > 1 else "its work has ended"
     lost = answer.get("lost") or []
     went = f"; its {len(lost)} stored object(s) went with it: {', '.join(map(repr, lost[:20]))}" if lost else ""
     return f"its code did not react, so the env's process was replaced{went}"

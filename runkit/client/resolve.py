@@ -20,8 +20,8 @@ from urllib.parse import unquote
 
 from packaging.utils import canonicalize_name
 
+from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact, Lock, Locked, quoted, version_of
-from runkit.client.target import Target
 from runkit.client.uvtool import explanation, index_settings, run_uv
 from runkit.errors import ResolutionFailed, UsageError
 from runkit.model.digest import digest
@@ -41,7 +41,7 @@ _HASH = re.compile(r"\s--hash[=\s](\w+):([0-9a-fA-F]+)")
 
 def resolve(
     requirements: Requirements,
-    target: Target,
+    target: Platform,
     *,
     cwd: str | Path = ".",
     prefer: Sequence[Sequence[str]] = (),
@@ -99,7 +99,7 @@ def _with_local_files(lock: Lock, requirements: Requirements) -> Lock:
 
 
 def _compile(
-    requirements: Requirements, target: Target, cwd: Path, prefer: Sequence[Sequence[str]], upgrade: bool
+    requirements: Requirements, target: Platform, cwd: Path, prefer: Sequence[Sequence[str]], upgrade: bool
 ) -> Lock:
     with tempfile.TemporaryDirectory(prefix="runkit-lock-") as folder:
         wanted, limits, out = (Path(folder) / name for name in ("requirements.txt", "constraints.txt", "pylock.toml"))
@@ -163,7 +163,7 @@ def _in_the_users_words(said: str, path: str, lines: Sequence[str], requirements
     return said.replace(path, "the requirements")
 
 
-def _read(content: Mapping[str, Any], target: Target, folder: Path, requirements: Requirements) -> Lock:
+def _read(content: Mapping[str, Any], target: Platform, folder: Path, requirements: Requirements) -> Lock:
     pins, packages = _pins(requirements), []
     for package in content.get("packages", []):
         name, version = canonicalize_name(package["name"]), package.get("version", "")
@@ -203,7 +203,7 @@ def _pins(requirements: Requirements) -> dict[str, set[str]]:
     return pins
 
 
-def _pick(artifacts: Sequence[Artifact], target: Target) -> Artifact | None:
+def _pick(artifacts: Sequence[Artifact], target: Platform) -> Artifact | None:
     """The best wheel for the host, else the source distribution; a file that was named itself is taken as it is."""
     if len(artifacts) == 1 and (artifacts[0].path or not artifacts[0].is_wheel):
         return artifacts[0]

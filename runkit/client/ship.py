@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
+from runkit.client.host_platform import Platform
 from runkit.client.lock import Lock
 from runkit.client.progress import Report
-from runkit.client.target import Target
 from runkit.client.wheels import WheelStore
 
 _CHUNK = 1 << 20
@@ -21,7 +21,7 @@ class Api(Protocol):
     def json(self, method: str, path: str, body: Any = None, timeout: float | None = ...) -> dict[str, Any]:
         """One request, one JSON answer; `timeout` in seconds."""
 
-    def events(self, method: str, path: str, body: Any = None) -> Iterator[dict[str, Any]]:
+    def events(self, method: str, path: str, body: Any = None) -> Generator[dict[str, Any], None, None]:
         """One request, a stream of JSON answers."""
 
     def upload(self, method: str, path: str, chunks: Iterable[bytes], length: int) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Shipment:
         cwd: the folder whose uv configuration counts for builds.
     """
 
-    def __init__(self, api: Api, store: WheelStore, target: Target, progress: Report, cwd: str | Path):
+    def __init__(self, api: Api, store: WheelStore, target: Platform, progress: Report, cwd: str | Path):
         self._api = api
         self._store = store
         self._target = target

@@ -16,15 +16,13 @@ import uv
 
 from runkit.errors import EnvError
 from runkit.model.digest import digest
+from runkit.model.foreign import FOREIGN
 from runkit.model.package import without_credentials
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-# Settings of another tool's virtual environment or project that must not steer what is resolved for a host.
-_FOREIGN = ("VIRTUAL_ENV", "CONDA_PREFIX", "UV_PROJECT", "UV_PYTHON", "UV_SYSTEM_PYTHON", "PYTHONHOME", "PYTHONPATH")
 
 # Settings of uv that do not change what is resolved.
 _HARMLESS = {
@@ -56,7 +54,7 @@ def run_uv(
     arguments: Sequence[str], cwd: str | Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run uv with the user's own configuration and credentials; its output is captured, as text without colours."""
-    variables = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
+    variables = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     return subprocess.run(
         [uv_binary(), *arguments],
         cwd=cwd,

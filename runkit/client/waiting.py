@@ -100,7 +100,7 @@ class Waiting:
             try:
                 frame = self.frames.get(timeout=GRACE)
             except queue.Empty:
-                return how or replace_worker(self.request, session)
+                return how or replace_worker(self.request, session, self.number)
             if not isinstance(frame, frames.Frame):  # the session has ended
                 return how or f"its work ended: {frame}"
             if frame.kind == frames.LOG:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact, Locked
 from runkit.client.logins import Logins
 from runkit.client.progress import Report
-from runkit.client.target import Target
 from runkit.client.uvtool import explanation, run_uv
 from runkit.errors import InstallFailed
 from runkit.model.digest import file_digest
@@ -89,7 +89,7 @@ class WheelStore:
                     job.cancel()
                 raise
 
-    def build(self, package: Locked, target: Target, cwd: str | Path = ".") -> Artifact | None:
+    def build(self, package: Locked, target: Platform, cwd: str | Path = ".") -> Artifact | None:
         """Build a wheel from a source distribution here, where what comes out runs on the target.
 
         Returns:

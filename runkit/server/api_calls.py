@@ -32,6 +32,7 @@ async def call(request: web.Request) -> web.Response:
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise UsageError('"args" must be a list and "kwargs" an object')
     env, key, method = request.match_info["env"], request.match_info["key"], request.match_info.get("method")
+    await head.directory.settled.wait()
     if head.directory.owner(key) != env:
         raise KeyError(f"env {env!r} has no object {key!r}")
     timeout = float(asked.get("timeout") or LONGEST)
@@ -62,15 +63,17 @@ async def _call(head: Head, env: str, target: dict[str, Any], arguments: bytes) 
         writer.write(
             frames.encode(frames.CALL, 1, {"target": target, "log": 0}, [arguments], seq=1, flags=frames.FLAG_JSON)
         )
-        items: list[Any] = []
+        items: list[Any] | None = None
         async for frame in _frames(reader):
             if frame.kind == frames.STARTED and frame.meta.get("gen"):
+                items = []
                 writer.write(frames.encode(frames.NEXT, 1, {"n": _AHEAD}, seq=2))
             elif frame.kind == frames.ITEM:
+                assert items is not None  # a generator has started
                 items.append(json.loads(bytes(frame.parts[0])))
             elif frame.kind == frames.RESULT:
                 value = json.loads(bytes(frame.parts[0])) if frame.parts else None
-                return web.json_response({"result": items or value})
+                return web.json_response({"result": value if items is None else items})
             elif frame.kind == frames.ERROR:
                 return web.json_response({"error": _failure(frame.meta.get("failure") or {})}, status=500)
         death = await head.envs.death(env, worker["generation"])

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ routes = web.RouteTableDef()
 
 LOG_PIECE = 4 << 20
 """The most of a log (bytes) that goes out in one answer."""
+
+GONE_SECONDS = 0.5
+"""How long it may take until a client's going is noticed."""
 
 _BUILD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 _NEEDED = ("name", "request", "build", "python", "lock", "packages", "env_vars", "setup_cmds")
@@ -69,7 +73,7 @@ async def spec(request: web.Request) -> web.Response:
 async def install(request: web.Request) -> web.StreamResponse:
     """Make the env what the plan says; one JSON object per line as it goes on, {"done": …} or {"error": …} last.
 
-    It is finished even if the client goes meanwhile.
+    If the client goes meanwhile, what is being built is ended, and the env is as it was.
     """
     head = request.app[HEAD]
     plan = await body(request)
@@ -79,10 +83,11 @@ async def install(request: web.Request) -> web.StreamResponse:
     if not isinstance(plan["build"], str) or not _BUILD.fullmatch(plan["build"]):
         raise UsageError(f"{plan['build']!r} cannot name a build")
     events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+    given_up = asyncio.Event()
 
     async def work() -> None:
         try:
-            async for event in head.envs.install({**plan, "name": name}):
+            async for event in head.envs.install({**plan, "name": name}, given_up):
                 events.put_nowait(event)
         except Exception as error:  # the client is in the middle of a stream: it has to hear of it there
             events.put_nowait({"error": problems.to_json(error)})
@@ -92,10 +97,16 @@ async def install(request: web.Request) -> web.StreamResponse:
 
     head.spawn(work())
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
-    await response.prepare(request)
-    while (event := await events.get()) is not None:
-        await response.write(json.dumps(event).encode() + b"\n")
-    await response.write_eof()
+    try:
+        await response.prepare(request)
+        while request.transport is not None:  # the client is there
+            with suppress(TimeoutError, asyncio.TimeoutError):
+                if (event := await asyncio.wait_for(events.get(), GONE_SECONDS)) is None:
+                    break
+                await response.write(json.dumps(event).encode() + b"\n")
+        await response.write_eof()
+    finally:
+        given_up.set()
     return response
 
 
@@ -110,18 +121,16 @@ async def delete(request: web.Request) -> web.Response:
 async def restart(request: web.Request) -> web.Response:
     """Replace the env's worker; {replaced, lost, worker}.
 
-    With {"generation": n} only that one; with {"only_if_alone": true} only while exactly one call runs in it.
+    With {"generation": n} only that one; with {"only_call": [session, number]} only while that call runs in it and no other.
     """
     asked = await body(request)
     head = request.app[HEAD]
     name = request.match_info["name"]
-    before = (await head.envs.look(name))["worker"]
-    refused = asked.get("generation") not in (None, (before or {}).get("generation"))
-    if refused or (asked.get("only_if_alone") and (before or {}).get("running", 0) != 1):
-        return web.json_response({"replaced": False, "lost": [], "worker": before})
+    before = (await head.envs.look(name))["worker"] or {}
     why = str(asked.get("why") or "a client asked for it")
-    done = await head.envs.restart(name, why, asked.get("generation"))
-    return web.json_response({"replaced": (done["worker"] or {}) != before, **done})
+    done = await head.envs.restart(name, why, asked.get("generation"), asked.get("only_call"))
+    replaced = (done["worker"] or {}).get("generation") != before.get("generation")
+    return web.json_response({"replaced": replaced, **done})
 
 
 @routes.get("/v1/envs/{name}/log")
@@ -159,7 +168,7 @@ def _read_log(path: Path, start: int | None, file: str | None, lines: int) -> di
 async def keys(request: web.Request) -> web.Response:
     """{key: env} of the cluster, or of `?env=`."""
     head = request.app[HEAD]
-    await head.settled.wait()
+    await head.directory.settled.wait()
     env = request.query.get("env")
     if env is not None:
         head.envs.get(env)

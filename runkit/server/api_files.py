@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp import web
 
 from runkit.errors import ServerError, UsageError
-from runkit.server import hostinfo
+from runkit.server import hostinfo, incoming
 from runkit.server.http import body
 from runkit.server.keys import HEAD
 
@@ -117,7 +117,7 @@ async def put_python(request: web.Request) -> web.Response:
 
 
 def _unpack_python(archive: Path, place: Path) -> Path:
-    partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    partial = Path(tempfile.mkdtemp(prefix=incoming.prefix(), dir=place.parent))
     try:
         with tarfile.open(archive) as content:
             content.extractall(partial, filter="tar") if hasattr(tarfile, "tar_filter") else content.extractall(partial)
@@ -160,7 +160,7 @@ async def _reaches(session: aiohttp.ClientSession, url: str) -> bool:
 
 
 async def _receive(request: web.Request, folder: Path, see: Callable[[bytes], Any]) -> Path:
-    descriptor, name = tempfile.mkstemp(prefix=".incoming.", dir=folder)
+    descriptor, name = tempfile.mkstemp(prefix=incoming.prefix(), dir=folder)
     try:
         with os.fdopen(descriptor, "wb") as file:
             async for data in request.content.iter_chunked(CHUNK):

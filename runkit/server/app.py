@@ -7,7 +7,7 @@ from aiohttp import web
 from runkit import __version__
 from runkit.server import api_calls, api_docs, api_envs, api_files
 from runkit.server.head import Head
-from runkit.server.http import errors_as_json, token_check
+from runkit.server.http import body, errors_as_json, token_check
 from runkit.server.keys import HEAD, TOKEN
 from runkit.server.relay import Client, Relay
 
@@ -36,8 +36,7 @@ async def status(request: web.Request) -> web.Response:
 async def shutdown(request: web.Request) -> web.Response:
     """End the server; with {"keep_ray": true} only this process, so that a new one takes over what runs."""
     head = request.app[HEAD]
-    text = await request.read()
-    head.keep_ray = b'"keep_ray": true' in text or b'"keep_ray":true' in text
+    head.keep_ray = bool((await body(request)).get("keep_ray"))
     lost = [] if head.keep_ray else list(head.directory.keys())
     head.ending.set()
     return web.json_response({"ending": True, "lost": lost})

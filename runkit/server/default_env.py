@@ -5,12 +5,14 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+import threading
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from runkit.errors import SetupFailed
-from runkit.server.settings import Settings, write_json
-from runkit.servlet.install import MARKER, read_marker
+from runkit.server.settings import Settings
+from runkit.servlet.install import locked, read_marker, write_marker
 from runkit.wire.names import DEFAULT_ENV
 
 _LIST = """
@@ -43,10 +45,15 @@ def ensure(settings: Settings) -> None:
         SetupFailed: uv could not make it; `.output` says why.
     """
     path = settings.home / "envs" / build_name()
-    if read_marker(path) is not None:
-        return
-    uv = str(settings.uv)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # A server on another port may be at it, or the servlet of one.
+    with locked(path, lambda event: None, threading.Event()):
+        if read_marker(path) is None:
+            _build(settings, path)
+
+
+def _build(settings: Settings, path: Path) -> None:
+    uv = str(settings.uv)
     pins = [f"{name}=={found}" for name, found in _installed(sys.executable)]
     _run([uv, "venv", "--quiet", "--no-project", "--no-config", "--clear", "--python", sys.executable, str(path)])
     python = path / "bin" / "python"
@@ -74,8 +81,7 @@ def ensure(settings: Settings) -> None:
         except SetupFailed:
             if number == len(sources):
                 raise
-    marker = {"packages": [list(pair) for pair in _installed(str(python))], "python": str(python), "created": 0}
-    write_json(path / MARKER, marker)
+    write_marker(path, python, _installed(str(python)))
 
 
 def _installed(python: str) -> list[tuple[str, str]]:

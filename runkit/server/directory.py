@@ -17,6 +17,8 @@ from runkit.errors import RunkitError, ServerError
 LINE_BYTES = 16 << 20
 ORDER_SECONDS = 10.0
 ARRIVAL_SECONDS = 2.0
+DROP_SECONDS = 5.0
+"""How long a worker may take to let go of a key: less than a worker waits for the answer to its claim."""
 
 log = logging.getLogger("runkit.server.directory")
 
@@ -79,11 +81,16 @@ class Directory:
 
     Args:
         socket_of: gives the UNIX socket of an env's worker.
-        replace: replaces an env's worker, if it is still of that generation: (env, generation, why).
+        replace: replaces an env's worker, if it is still of that generation and at that call alone: (env, generation, why, call).
+
+    Attributes:
+        settled: set once it is known what the workers hold that an earlier server left.
     """
 
     def __init__(
-        self, socket_of: Callable[[str], Awaitable[dict[str, Any]]], replace: Callable[[str, int, str], Awaitable[Any]]
+        self,
+        socket_of: Callable[[str], Awaitable[dict[str, Any]]],
+        replace: Callable[[str, int, str, tuple[str, int]], Awaitable[Any]],
     ):
         self._socket_of = socket_of
         self._replace = replace
@@ -92,6 +99,7 @@ class Directory:
         self._losses: dict[str, list[set[str]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._arrived = asyncio.Condition()
+        self.settled = asyncio.Event()
 
     async def listen(self, path: Path) -> asyncio.AbstractServer:
         """Listen on the UNIX socket; 0600, in a folder that is private as well."""
@@ -169,12 +177,14 @@ class Directory:
         if message["op"] == "hello":
             await self._hello(line, message)
             return
-        if message["op"] in ("socket", "replace"):  # these wait for a servlet: the line goes on meanwhile
+        if message["op"] == "claim":  # written down in the order of the line's messages
+            message["before"] = self._claim(message["env"], message["key"])
+        if message["op"] == "release":
+            await self._answer(line, message)
+        else:  # these wait for a servlet, or for another worker: the line goes on meanwhile
             task = asyncio.get_running_loop().create_task(self._answer(line, message))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        else:
-            await self._answer(line, message)
 
     async def _hello(self, line: Line, message: dict[str, Any]) -> None:
         line.env, line.generation = str(message["env"]), int(message["generation"])
@@ -199,25 +209,37 @@ class Directory:
     async def _do(self, line: Line, message: dict[str, Any]) -> Any:
         op = message["op"]
         if op == "claim":
-            return self._claim(message["env"], message["key"])
+            return await self._drop(message["before"], message["key"])
         if op == "release":
             for key in message["keys"]:
                 if self._owners.get(key) == message["env"]:
                     del self._owners[key]
             return None
         if op == "where":
+            await self.settled.wait()
             owner = self._owners.get(message["key"])
             return None if owner is None else {"env": owner, "socket": (await self._socket_of(owner))["socket"]}
         if op == "keys":
+            await self.settled.wait()
             return self.keys()
         if op == "socket":
             return await self._socket_of(message["env"])
         if op == "replace":
-            return await self._replace(message["env"], int(message["generation"]), str(message.get("why", "")))
+            generation, why = int(message["generation"]), str(message.get("why", ""))
+            return await self._replace(message["env"], generation, why, message["only_call"])
         raise ServerError(f"the server knows no request {op!r}")
 
-    def _claim(self, env: str, key: str) -> None:
+    def _claim(self, env: str, key: str) -> Line | None:
+        """The key is the env's now; gives the line to the worker that had it."""
         before = self._owners.get(key)
         self._owners[key] = env
-        if before not in (None, env) and before in self._lines:
-            self._lines[before].send({"op": "drop", "key": key})
+        return None if before in (None, env) else self._lines.get(str(before))
+
+    async def _drop(self, line: Line | None, key: str) -> None:
+        """Have a worker let go of a key, and wait for it: an object that it stores under the key from now on is a new one."""
+        if line is None:
+            return
+        try:
+            await line.order("drop", DROP_SECONDS, key=key)
+        except ServerError as error:
+            log.warning("the key %r has moved, and its former env did not hear of it: %s", key, error)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from runkit.errors import EnvError, EnvNotFound, RunkitError, ServerError, UsageError
+from runkit.errors import EnvError, EnvNotFound, InstallFailed, RunkitError, ServerError, UsageError
 from runkit.server import servlets
 from runkit.server.default_env import default_plan
 from runkit.server.directory import Directory
@@ -24,6 +24,9 @@ LOOK_SECONDS = 1.0
 WORKER_SECONDS = 10.0
 """How long whoever asks for a worker waits for one that is being started."""
 
+GIVE_UP_SECONDS = 10.0
+"""How long what is being built may take to end."""
+
 log = logging.getLogger("runkit.server.envs")
 
 
@@ -36,7 +39,6 @@ class Env:
         self.servlet: Servlet | None = None
         self.installing = False
         self.state: dict[str, Any] = {"version": 0, "worker": None, "restarts": 0, "failure": ""}
-        self.lock = asyncio.Lock()
         self.changed = asyncio.Event()
         self.watcher: asyncio.Task[None] | None = None
 
@@ -84,6 +86,8 @@ class Envs:
         self._ray = ray
         self._directory = directory
         self._envs: dict[str, Env] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._wanted: dict[str, set[asyncio.Event]] = {}
         self.ray_up = asyncio.Event()
         for file in sorted(settings.envs.glob("*.json")):
             plan = read_json(file)
@@ -161,43 +165,78 @@ class Envs:
         Raises:
             EnvError: it cannot be built any more.
         """
-        env = self.get(name)
-        async with env.lock:
-            await self.ray_up.wait()  # its servlet may be taken over from an earlier server until then
-            if env.servlet is None:
-                async for event in self._install(env, env.plan):
-                    _raise_error(event)
+        given_up = asyncio.Event()
+        with self._noted(name, given_up):
+            async with self._lock(name):
+                await self.ray_up.wait()  # its servlet may be taken over from an earlier server until then
+                env = self.get(name)
+                if env.servlet is None:
+                    async for event in self._install(env, env.plan, given_up):
+                        _raise_error(event)
 
-    async def install(self, plan: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """Make an env what the plan says; events as they come, the last is {"done": …} or {"error": …}."""
+    async def install(self, plan: dict[str, Any], given_up: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
+        """Make an env what the plan says; events as they come, the last is {"done": …} or {"error": …}.
+
+        Args:
+            plan: an EnvPlan.
+            given_up: once it is set, nobody wants this any more: what is being built is ended, and the env is as it was.
+        """
         name = check_name("env", plan["name"])
-        env = self._envs.get(name) or Env(name, plan)
-        if env.lock.locked():
-            yield {"phase": "wait for another change of the same env"}
-        async with env.lock:
-            async for event in self._install(env, plan):
-                yield event
+        with self._noted(name, given_up):
+            if self._lock(name).locked():
+                yield {"phase": "wait for another change of the same env"}
+            async with self._lock(name):
+                async for event in self._install(self._envs.get(name) or Env(name, plan), plan, given_up):
+                    yield event
 
-    async def _install(self, env: Env, plan: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    def _lock(self, name: str) -> asyncio.Lock:
+        """One change of an env at a time, from before it exists."""
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    @contextmanager
+    def _noted(self, name: str, given_up: asyncio.Event) -> Iterator[None]:
+        """What is being made of the env, so that it can be given up."""
+        wanted = self._wanted.setdefault(name, set())
+        wanted.add(given_up)
+        try:
+            yield
+        finally:
+            wanted.discard(given_up)
+
+    def _give_up(self, name: str) -> None:
+        """Nobody wants what is being made of that env."""
+        for given_up in self._wanted.get(name, ()):
+            given_up.set()
+
+    async def give_up(self) -> None:
+        """End whatever is being built; afterwards no env can be changed any more."""
+        for name in self._locks:
+            self._give_up(name)
+        waits = (asyncio.wait_for(lock.acquire(), GIVE_UP_SECONDS) for lock in self._locks.values())
+        await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _install(self, env: Env, plan: dict[str, Any], given_up: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
         env.installing = True
         placed = False
         try:
             await self.ray_up.wait()
+            if given_up.is_set():
+                raise InstallFailed(f"the set-up of env {env.name!r} was ended before it began")
             with self._directory.losses(env.name) as lost:
                 if env.servlet is None or (plan.get("compute") or {}) != (env.plan.get("compute") or {}):
                     compute = await self._affordable(env, plan)
                     if env.servlet is not None:  # built before the old one goes: if that fails, nothing has happened
-                        async for event in env.servlet.run("build", plan):
+                        async for event in _run(env.servlet, "build", plan, given_up):
                             if "built" not in event:
                                 yield event
                             if "error" in event:
                                 return
                     had_worker = env.worker is not None
                     placed = True
-                    async for event in self._place(env, compute):
+                    async for event in self._place(env, compute, given_up):
                         yield event
                 assert env.servlet is not None  # placed
-                async for event in env.servlet.run("install", plan):
+                async for event in _run(env.servlet, "install", plan, given_up):
                     if "done" in event:
                         done = await self._installed(env, plan, event["done"])
                         event = {
@@ -252,17 +291,24 @@ class Envs:
                 raise UsageError(f"env {env.name!r} asks for more than the cluster has: {there}")
         return compute
 
-    async def _place(self, env: Env, compute: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def _place(self, env: Env, compute: dict[str, Any], given_up: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
         """Make the env's servlet; where its resources are taken, say what it waits for."""
         await self._drop_servlet(env)
         servlet = await servlets.create(self._ray, self._settings, env.name, compute)
         env.servlet = servlet
-        there_yet = asyncio.ensure_future(servlet.ask("pid"))
-        while not (await asyncio.wait({there_yet}, timeout=2.0))[0]:
-            _, later = await servlets.missing_resources(self._ray, compute)
-            needs = ", ".join(f"{kind} ({compute[kind]} needed, {amount:g} free)" for kind, amount in later.items())
-            yield {"phase": f"wait for {needs or 'a process of Ray'}"}
-        there_yet.result()
+        there_yet, gone = asyncio.ensure_future(servlet.ask("pid")), asyncio.ensure_future(given_up.wait())
+        try:
+            while not (await asyncio.wait({there_yet, gone}, timeout=2.0, return_when="FIRST_COMPLETED"))[0]:
+                _, later = await servlets.missing_resources(self._ray, compute)
+                needs = ", ".join(f"{kind} ({compute[kind]} needed, {amount:g} free)" for kind, amount in later.items())
+                yield {"phase": f"wait for {needs or 'a process of Ray'}"}
+            if not there_yet.done():
+                raise InstallFailed(f"the set-up of env {env.name!r} was ended: nobody waits for it any more")
+            there_yet.result()
+            servlet.there = True
+        finally:
+            there_yet.cancel()
+            gone.cancel()
         log.info("env %r: its servlet is there", env.name)
 
     # -- watching
@@ -299,38 +345,46 @@ class Envs:
             return
         if env.watcher is not None:
             env.watcher.cancel()
-        with suppress(RunkitError):
-            await servlet.ask("stop")
-            await servlet.kill()
+        await servlet.end()
         env.hear({"version": 0, "worker": None, "restarts": env.state["restarts"], "failure": ""})
 
     # -- ending and coming back
 
-    async def restart(self, name: str, why: str, generation: int | None = None) -> dict[str, Any]:
-        """Replace the env's worker (only if it is of that generation); {lost: keys, worker}."""
-        env = self.get(name)
-        async with env.lock:
+    async def restart(
+        self, name: str, why: str, generation: int | None = None, only_call: tuple[str, int] | None = None
+    ) -> dict[str, Any]:
+        """Replace the env's worker (only if it is of that generation, and at that call and no other); {lost: keys, worker}."""
+        async with self._lock(name):
+            env = self.get(name)
             if env.servlet is None:
                 raise EnvError(f"env {name!r} does not run")
             if generation is not None and (env.worker or {}).get("generation") != generation:
                 return {"lost": [], "worker": env.worker}
             with self._directory.losses(name) as lost:
-                state = await env.servlet.ask("replace", why, generation)
+                state = await env.servlet.ask("replace", why, generation, only_call)
                 await self._directory.arrival(name, state["worker"]["generation"])
             env.hear(state)
             return {"lost": sorted(lost), "worker": state["worker"]}
 
     async def delete(self, name: str) -> list[str]:
-        """End the env and forget it; gives the keys that went with it. The default env comes back empty."""
-        env = self.get(name)
-        async with env.lock:
+        """End the env, or what is being made of it, and forget it; gives the keys that went with it.
+
+        The default env comes back empty.
+        """
+        if not self._wanted.get(name):
+            self.get(name)
+        self._give_up(name)
+        async with self._lock(name):
+            if (env := self._envs.get(name)) is None:
+                return []
             with self._directory.losses(name) as lost:
                 await self._drop_servlet(env)
                 self._directory.forget(name)
             (self._settings.envs / f"{name}.json").unlink(missing_ok=True)
             del self._envs[name]
+            if name == DEFAULT_ENV:
+                self._envs[name] = Env(name, default_plan(self._settings))
         if name == DEFAULT_ENV:
-            self._envs[name] = Env(name, default_plan(self._settings))
             await self.up(name)
         return sorted(lost)
 
@@ -343,12 +397,14 @@ class Envs:
         for servlet in await servlets.living(self._ray):
             env = self._envs.get(servlet.name)
             try:
+                await asyncio.wait_for(servlet.ask("give_up"), 5.0)  # whoever wanted what it builds hears of it no more
+                servlet.there = True
                 state = await asyncio.wait_for(servlet.ask("state"), 5.0)
                 if env is None or env.servlet is not None or state["plan"]["build"] != env.plan.get("build"):
                     raise EnvError("nobody asked for it")
             except (RunkitError, TimeoutError, asyncio.TimeoutError) as error:
                 log.info("servlet %s is not taken over: %s", servlet.actor, error)
-                await servlet.kill()
+                await servlet.end()
                 continue
             env.servlet = servlet
             env.hear(state)
@@ -363,6 +419,31 @@ class Envs:
         for name in running:
             self._gone(self._envs[name], "Ray has ended")
         return running
+
+
+async def _run(
+    servlet: Servlet, method: str, plan: dict[str, Any], given_up: asyncio.Event
+) -> AsyncIterator[dict[str, Any]]:
+    """The events of a servlet's `install` or `build`, which is ended when it is given up."""
+
+    over = False
+
+    async def end() -> None:
+        await given_up.wait()
+        while not over:  # it may not have begun yet
+            await servlet.ask("give_up")
+            await asyncio.sleep(0.1)
+
+    ending = asyncio.ensure_future(end())
+    try:
+        async for event in servlet.run(method, plan):
+            yield event
+    finally:
+        over = True
+        if not given_up.is_set():
+            ending.cancel()
+        with suppress(RunkitError, asyncio.CancelledError):  # what is said now must not reach the next one
+            await ending
 
 
 def _raise_error(event: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from runkit import __version__
 from runkit.errors import RunkitError
-from runkit.server import default_env
+from runkit.server import default_env, incoming
 from runkit.server.directory import Directory
 from runkit.server.envs import Envs
 from runkit.server.hostinfo import host_facts
@@ -19,7 +19,6 @@ from runkit.server.mirror import Mirror
 from runkit.server.ray_cluster import RayCluster, address
 from runkit.server.relay import Client
 from runkit.server.settings import Settings
-from runkit.servlet.processes import ProcessId, end, marked
 from runkit.wire.names import DEFAULT_ENV
 
 log = logging.getLogger("runkit.server")
@@ -39,7 +38,6 @@ class Head:
         self.clients: set[Client] = set()
         self.trouble = ""
         self.ending = asyncio.Event()
-        self.settled = asyncio.Event()  # what an earlier server left is taken over
         self.keep_ray = False
         self.mirror = Mirror(settings.home)
         self.ray = ray
@@ -58,16 +56,14 @@ class Head:
             RunkitError: Ray did not come up, or the default env did not.
         """
         self._control = await self.directory.listen(self.settings.control)
+        for folder in ("wheels", "python"):
+            self.spawn(asyncio.to_thread(incoming.sweep, self.settings.home / folder))
         await asyncio.gather(self.ray.connect(), asyncio.to_thread(default_env.ensure, self.settings))
         if self.ray.adopted:
             await self.envs.adopt()
-        self.settled.set()
+        self.directory.settled.set()
         self.envs.ray_up.set()
         await self.envs.up(DEFAULT_ENV)
-
-    def _end_leftovers(self) -> None:
-        """Workers of an earlier server of this port whose Ray is gone have nobody left."""
-        end(marked(self.settings.mark), gently=0.5)
 
     # -- Ray's death
 
@@ -83,7 +79,6 @@ class Head:
 
     async def _rebuild(self, names: list[str]) -> None:
         await asyncio.to_thread(self.ray.stop)
-        await asyncio.to_thread(self._end_leftovers)
         await asyncio.to_thread(self.ray.launch)
         try:
             await self.ray.connect()
@@ -106,12 +101,12 @@ class Head:
         self.ending.set()
         if self._control is not None:
             self._control.close()
+        await self.envs.give_up()
         if self.keep_ray:
             self.ray.disconnect()
             return
         await self.envs.stop()
         await asyncio.to_thread(self.ray.stop)
-        await asyncio.to_thread(self._end_leftovers)
         self.settings.state.unlink(missing_ok=True)
         self.settings.control.unlink(missing_ok=True)
 
@@ -121,8 +116,8 @@ class Head:
         """The env's worker: {socket, generation, pid, …}."""
         return await self.envs.worker(env)
 
-    async def _replace(self, env: str, generation: int, why: str) -> dict[str, Any]:
-        return await self.envs.restart(env, why, generation)
+    async def _replace(self, env: str, generation: int, why: str, call: tuple[str, int]) -> dict[str, Any]:
+        return await self.envs.restart(env, why, generation, call)
 
     def spawn(self, work: Any) -> None:
         """Run a coroutine beside everything else."""
@@ -159,9 +154,3 @@ class Head:
             "envs": {name: self.envs.get(name).summary(by_env.get(name, [])) for name in self.envs.names()},
             "clients": [client.as_json() for client in self.clients],
         }
-
-
-def server_process(settings: Settings) -> ProcessId | None:
-    """The server on this port, as the runtime folder knows it, if it runs."""
-    found = ProcessId.from_json(settings.read_state().get("server"))
-    return found if found is not None and found.alive() else None

@@ -54,8 +54,8 @@ def find_python(settings: Settings, version: str) -> dict[str, Any]:
     minor = ".".join(version.split(".")[:2])
     if (path := pythons(settings).get(minor)) and (exact := exact_version(path)) and _fits(exact, version):
         return {"path": path, "version": exact}
-    for more in ([], ["--install"]):
-        if path := _ask_uv(settings, version, install=bool(more)):
+    for install in (False, True):
+        if path := _ask_uv(settings, version, install=install):
             return {"path": path, "version": exact_version(path) or version}
     return {"path": None, "version": version}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import os
@@ -11,14 +12,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from runkit.errors import PortInUse, RunkitError, ServerError, VersionMismatch
+from runkit.server.leftovers import end_leftovers
 from runkit.server.settings import Settings, append_to, ensure_secret
-from runkit.servlet.processes import ProcessId, end, marked, of_session
+from runkit.servlet.processes import ProcessId, end
 from runkit.wire import problems
 
 START_SECONDS = 120.0
@@ -33,7 +35,8 @@ Say = Callable[[str], None]
 def start(port: int, say: Say = lambda text: None) -> dict[str, Any]:
     """Start the server on `port`, with Ray and the default env's worker, and wait until calls can run.
 
-    One that is there already is kept, if it runs this very code; if it runs other code and nobody uses it, it is replaced.
+    Of several starts and stops at once one goes on, and the others wait for it. A server that is there already is kept, if it runs
+    this very code; if it runs other code and nobody uses it, it is replaced.
 
     Returns:
         {port, pid, code, token: the path of the token's file, fresh: whether it was started now}.
@@ -44,6 +47,23 @@ def start(port: int, say: Say = lambda text: None) -> dict[str, Any]:
         ServerError: it did not come up; the message names its log.
     """
     settings = Settings.of(port)
+    with _alone(settings, say):
+        return _start(settings, say)
+
+
+@contextmanager
+def _alone(settings: Settings, say: Say) -> Iterator[None]:
+    """One start or stop at a time; it ends with this process, however that ends, and the server does not inherit it."""
+    with open(settings.start_lock, "a", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("wait for another start or stop of this server")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _start(settings: Settings, say: Say) -> dict[str, Any]:
     running = server_process(settings)
     if running is not None:
         found = _settle_with_running(settings, running, say)
@@ -55,14 +75,14 @@ def start(port: int, say: Say = lambda text: None) -> dict[str, Any]:
             say("a server was here before; its Ray and its envs are taken over")
             check_ports(settings, only_server=True)
         else:
-            stop(port, say)
+            _stop(settings, say)
             head = None
     if head is None or not head.alive():
-        ended = _end_leftovers(settings, head, say)
+        ended = end_leftovers(settings, head, say)
         check_ports(settings, patience=_RELEASE_S if ended else 0.0)
     ensure_secret(settings.token)
     ensure_secret(settings.ray_token)
-    say(f"start the server on port {port}: Ray, and the default env's worker")
+    say(f"start the server on port {settings.port}: Ray, and the default env's worker")
     return {**_spawn(settings), "fresh": True}
 
 
@@ -92,7 +112,7 @@ def _settle_with_running(settings: Settings, running: ProcessId, say: Say) -> di
     say(
         f"the server runs another runkit ({status['version']}, code {status['code'][:12]}) and nobody uses it: it is replaced"
     )
-    stop(settings.port, say)
+    _stop(settings, say)
     return None
 
 
@@ -171,6 +191,11 @@ def _read_line(descriptor: int, seconds: float) -> dict[str, Any] | None:
 def stop(port: int, say: Say = lambda text: None) -> bool:
     """End the server, its envs, workers and Ray, by the ids of the processes that were started; False if nothing ran."""
     settings = Settings.of(port)
+    with _alone(settings, say):
+        return _stop(settings, say)
+
+
+def _stop(settings: Settings, say: Say) -> bool:
     state = settings.read_state()
     server, head = (ProcessId.from_json(value) for value in (state.get("server"), (state.get("ray") or {}).get("head")))
     found = False
@@ -183,22 +208,9 @@ def stop(port: int, say: Say = lambda text: None) -> bool:
             server.signal(signal.SIGTERM)
         if not server.wait(STOP_SECONDS):
             end([server], gently=0.0)
-    found = _end_leftovers(settings, head, say) or found
+    found = end_leftovers(settings, head, say) or found
     for path in (settings.state, settings.control):
         path.unlink(missing_ok=True)
-    return found
-
-
-def _end_leftovers(settings: Settings, head: ProcessId | None, say: Say) -> bool:
-    """End what a server that was killed could not end itself; False if there is nothing."""
-    found = False
-    for gently in (3.0, 0.5):  # what is being ended may have started something in the last moment
-        left = marked(settings.mark) + (of_session(head) if head is not None else [])
-        if not left:
-            break
-        found = True
-        say(f"end what an earlier server left: {', '.join(sorted(one.name() for one in left))}")
-        end(left, gently)
     return found
 
 

@@ -15,8 +15,9 @@ from contextlib import suppress
 from typing import Any
 
 from runkit.errors import ServerError
+from runkit.server.leftovers import end_leftovers
 from runkit.server.settings import Settings, append_to, ensure_secret
-from runkit.servlet.processes import ProcessId, end, marked, of_session, pidfd
+from runkit.servlet.processes import ProcessId, end, pidfd
 from runkit.wire import places, problems
 
 START_SECONDS = 90.0
@@ -70,8 +71,6 @@ class RayCluster:
         if self.adopted:
             self.head, self.version = head, kept["version"]
         else:
-            # Workers of an earlier server whose Ray is gone have nobody left.
-            end(marked(self._settings.mark), gently=0.5)
             self.launch()
 
     def launch(self) -> None:
@@ -117,6 +116,7 @@ class RayCluster:
         return {
             **inherited,
             **shared_variables(self._settings),
+            "SPT_NOENV": "1",  # Ray's processes change their titles; what they were started with stays to be seen (see of_session)
             "PYTHONPATH": str(self._settings.code),  # servlets are imported from there
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # when this node ends all of its work ends with it
         }
@@ -244,22 +244,19 @@ class RayCluster:
         self._hang_up()
 
     def stop(self) -> None:
-        """End Ray, everything of it; nothing of any other Ray is touched. Blocks."""
+        """End Ray and the workers, everything of it; nothing of any other Ray is touched. Blocks."""
         head, self.head = self.head, None
         if head is not None:
-            session = of_session(head)
             end([head], gently=5.0)
             if self._popen is not None:
                 self._popen.poll()
-            end({*session, *of_session(head)}, gently=1.0)
         self._clear()
         self._settings.write_state(ray=None)
 
     def _clear(self) -> None:
-        """Remove what a Ray that has ended left: processes of its session, its files."""
+        """Remove what a Ray that has ended left: its processes, workers that have nobody any more, its files."""
         kept = ProcessId.from_json((self._settings.read_state().get("ray") or {}).get("head"))
-        if kept is not None:
-            end(of_session(kept), gently=1.0)
+        end_leftovers(self._settings, kept)
         shutil.rmtree(self._settings.ray, ignore_errors=True)
         self.adopted = False
 

@@ -81,7 +81,8 @@ class Route(asyncio.Protocol):
                 self.transport.write(data)
             self.early.clear()
             self.live = True
-            self.transport.resume_reading()
+            if not self._relay.paused:
+                self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         self._relay.send(self._head, data)
@@ -130,7 +131,7 @@ class Relay:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._socket = web.WebSocketResponse(max_msg_size=0, compress=False, heartbeat=HEARTBEAT, timeout=2.0)
         self._transport: asyncio.Transport | None = None
-        self._paused = False
+        self.paused = False
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
         """Run until the client goes; its streams are closed then, what it called goes on."""
@@ -257,8 +258,8 @@ class Relay:
             transport.write(b"\x82\x7e" + length.to_bytes(2, "big") + head + data)
         else:
             transport.writelines((b"\x82\x7f" + length.to_bytes(8, "big") + head, data))
-        if not self._paused and transport.get_write_buffer_size() > HIGH:
-            self._paused = True
+        if not self.paused and transport.get_write_buffer_size() > HIGH:
+            self.paused = True
             self._spawn(self._resume())
 
     async def _resume(self) -> None:
@@ -272,7 +273,7 @@ class Relay:
             and self._transport.get_write_buffer_size() > LOW
         ):
             await asyncio.sleep(0.001)
-        self._paused = False
+        self.paused = False
         for route in self._routes.values():
             if route.live and route.transport is not None and not route.transport.is_closing():
                 route.transport.resume_reading()

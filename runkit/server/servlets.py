@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any
 
+from runkit.errors import RunkitError
 from runkit.server.ray_cluster import RayCluster, address, shared_variables
 from runkit.server.settings import Settings
+
+STOP_SECONDS = 20.0
 
 
 class Servlet:
@@ -16,6 +21,7 @@ class Servlet:
     def __init__(self, ray: RayCluster, actor: str):
         self.actor = actor
         self.name = actor.split(":")[1]
+        self.there = False  # it may be waiting in Ray's queue
         self._ray = ray
 
     async def ask(self, method: str, *arguments: Any) -> Any:
@@ -30,9 +36,13 @@ class Servlet:
         """The events of `install` or `build`, as they come."""
         return self._ray.stream("stream", actor=self.actor, method=method, args=[dict(plan)])
 
-    async def kill(self) -> None:
-        """End the actor; its worker ends with it by its lifeline."""
-        await self._ray.request("kill", actor=self.actor)
+    async def end(self) -> None:
+        """End what it builds, its worker, and the actor; nobody hears of it where that fails, as the servlet is gone then."""
+        with suppress(RunkitError, TimeoutError, asyncio.TimeoutError):
+            if self.there:
+                await asyncio.wait_for(self.ask("stop"), STOP_SECONDS)
+        with suppress(RunkitError):
+            await self._ray.request("kill", actor=self.actor)
 
 
 async def create(ray: RayCluster, settings: Settings, name: str, compute: Mapping[str, Any]) -> Servlet:

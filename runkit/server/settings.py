@@ -132,6 +132,11 @@ class Settings:
         return self.runtime / "server.json"
 
     @property
+    def start_lock(self) -> Path:
+        """Held by whoever starts or stops this server."""
+        return self.runtime / "start.lock"
+
+    @property
     def control(self) -> Path:
         return self.runtime / "server.sock"
 

@@ -21,6 +21,9 @@ from runkit.wire import problems
 CONCURRENCY = 16
 """Methods of one servlet that may run at once: one install, one watch, and questions."""
 
+STOP_SECONDS = 10.0
+"""How long a build that is being ended may take for that."""
+
 
 class EnvServlet:
     """One env on its node.
@@ -38,6 +41,7 @@ class EnvServlet:
         self._keeper: Keeper | None = None
         self._plan: dict[str, Any] = {}
         self._install_lock = threading.Lock()
+        self._given_up = threading.Event()
 
     def pid(self) -> int:
         """The actor's own process."""
@@ -78,7 +82,15 @@ class EnvServlet:
             yield event
 
     def _build(self, plan: dict[str, Any], emit: Emit) -> Built:
-        return install(plan, home=Path(self._place["home"]), uv=Path(self._place["uv"]), emit=emit)
+        self._given_up = threading.Event()
+        # What the worker gets, and what the host's own settings say to uv.
+        environment = {**_environment(plan.get("compute") or {}, keep=("UV_",)), **self._place["variables"]}
+        place = {name: Path(self._place[name]) for name in ("home", "uv")}
+        return install(plan, **place, environment=environment, emit=emit, given_up=self._given_up)
+
+    def give_up(self) -> None:
+        """End what is being built: nobody wants it any more."""
+        self._given_up.set()
 
     def _install(self, plan: dict[str, Any], emit: Emit) -> dict[str, Any]:
         built = self._build(plan, emit)
@@ -112,6 +124,8 @@ class EnvServlet:
         same = ("env_vars", "setup_cmds", "compute")
         if any((old.get(name) or None) != (plan.get(name) or None) for name in same):
             return None
+        if plan.get("setup_cmds") and old.get("working_dir") != plan.get("working_dir"):
+            return None  # what they did for the other folder lies in the path that the worker has
         if old["build"] == plan["build"]:
             added: list[str] = []
         else:
@@ -164,12 +178,17 @@ class EnvServlet:
         """How the worker of that generation ended; None if it runs, or nobody knows."""
         return None if self._keeper is None else self._keeper.death(generation, seconds)
 
-    def replace(self, why: str, generation: int | None = None) -> dict[str, Any]:
-        """A fresh worker (only if the current one is of that generation)."""
-        return self._keeping().replace(why, generation=generation)
+    def replace(
+        self, why: str, generation: int | None = None, only_call: tuple[str, int] | None = None
+    ) -> dict[str, Any]:
+        """A fresh worker (only if the current one is of that generation, and at that call and no other)."""
+        return self._keeping().replace(why, generation=generation, only_call=only_call)
 
     def stop(self) -> None:
-        """End the worker and all it started."""
+        """End what is being built, the worker, and all it started."""
+        self.give_up()
+        if self._install_lock.acquire(timeout=STOP_SECONDS):
+            self._install_lock.release()
         if self._keeper is not None:
             self._keeper.stop()
 
@@ -179,13 +198,13 @@ class EnvServlet:
         return self._keeper
 
 
-def _environment(compute: Mapping[str, Any]) -> dict[str, str]:
+def _environment(compute: Mapping[str, Any], keep: tuple[str, ...] = ()) -> dict[str, str]:
     """What the worker inherits: what this process was started with, not what Ray has set for its own workers since."""
     with open("/proc/self/environ", "rb") as file:
         pairs = [
             entry.partition("=") for entry in file.read().decode(errors="surrogateescape").split("\0") if "=" in entry
         ]
-    found = clean_environment({name: value for name, _, value in pairs})
+    found = clean_environment({name: value for name, _, value in pairs}, keep)
     if compute.get("GPU") is not None:  # who asks for none gets none; who does not ask sees what the host shows
         found["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "") if compute["GPU"] else ""
     return found

@@ -15,6 +15,7 @@ import select
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,24 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from runkit.errors import InstallFailed, InterpreterNotFound
+from runkit.model.foreign import FOREIGN
 
 MARKER = "runkit-env.json"
 LAST_LINES = 60
 """How many of the installer's last lines an error carries."""
 
 Emit = Callable[[dict[str, Any]], None]
-
-# Variables of the server's own environment, or of a user's shell, that must not reach an env's installer.
-_FOREIGN = (
-    "VIRTUAL_ENV",
-    "CONDA_PREFIX",
-    "PYTHONHOME",
-    "PYTHONPATH",
-    "UV_PROJECT",
-    "UV_PYTHON",
-    "UV_SYSTEM_PYTHON",
-    "UV_PROJECT_ENVIRONMENT",
-)
 
 
 @dataclass(frozen=True)
@@ -66,8 +56,9 @@ def install(
     *,
     home: Path,
     uv: Path,
+    environment: Mapping[str, str],
     emit: Emit,
-    deadline: float | None = None,
+    given_up: threading.Event | None = None,
 ) -> Built:
     """Build an env, or find it built. Two calls for the same build make one; the second waits.
 
@@ -75,23 +66,25 @@ def install(
         plan: an EnvPlan: `build`, `python`, `lock`, `packages`, `env_vars`, `setup_cmds`, `working_dir` are read.
         home: the host's RUNKIT_HOME.
         uv: uv's binary on this host.
+        environment: what the installer and the set-up commands start with.
         emit: called with {"phase": text} at each step and {"log": line} for each line of output, as it comes.
-        deadline: a `time.monotonic()` value; what still runs then is ended.
+        given_up: once it is set, what runs is ended, with whatever it started.
 
     Raises:
         InterpreterNotFound: the plan's interpreter does not start here.
-        InstallFailed: uv or a set-up command ended with an error, or the deadline passed; `.output` has the last lines. Nothing
+        InstallFailed: uv or a set-up command ended with an error, or was given up; `.output` has the last lines. Nothing
             of the build is left.
     """
     envs = home / "envs"
     envs.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = envs / plan["build"]
-    with _locked(envs / f".{plan['build']}.lock", emit, deadline):
+    given_up = given_up or threading.Event()
+    with locked(path, emit, given_up):
         if (found := read_marker(path)) is not None:
             return Built(plan["build"], path, Path(found["python"]), created=False)
         if path.exists():
             shutil.rmtree(path)
-        run = _Runner(home, uv, emit, deadline)
+        run = _Runner(home, uv, environment, emit, given_up)
         try:
             built = _build(plan, path, run)
         except BaseException:
@@ -110,6 +103,14 @@ def read_marker(path: Path) -> dict[str, Any] | None:
     return found if os.path.exists(found["python"]) else None
 
 
+def write_marker(path: Path, python: Path, packages: Sequence[Sequence[str]]) -> None:
+    """Make a folder count as a finished env; the last step of building it."""
+    marker = {"packages": packages, "python": str(python), "created": round(time.time(), 3)}
+    partial = path / f"{MARKER}.partial"
+    partial.write_text(json.dumps(marker, indent=1, sort_keys=True) + "\n")
+    partial.replace(path / MARKER)
+
+
 def site_packages(path: Path) -> Path:
     """The folder of an env's venv that its packages lie in."""
     return next((path / "lib").glob("python3*/site-packages"))
@@ -124,6 +125,8 @@ def _build(plan: Mapping[str, Any], path: Path, run: _Runner) -> Built:
             "venv", "--quiet", "--no-project", "--no-config", "--offline", "--python", interpreter or version, str(path)
         )
     except InstallFailed as error:
+        if run.given_up.is_set():
+            raise
         raise InterpreterNotFound(
             f"no venv of Python {version} can be made with {interpreter}", error.output
         ) from error
@@ -134,10 +137,7 @@ def _build(plan: Mapping[str, Any], path: Path, run: _Runner) -> Built:
     _offer_pip(path, run)
     if plan["setup_cmds"]:
         _set_up(plan, path, run)
-    marker = {"packages": plan["packages"], "python": str(python), "created": round(time.time(), 3)}
-    partial = path / f"{MARKER}.partial"
-    partial.write_text(json.dumps(marker, indent=1, sort_keys=True) + "\n")
-    partial.replace(path / MARKER)
+    write_marker(path, python, plan["packages"])
     return Built(plan["build"], path, python, created=True)
 
 
@@ -169,7 +169,7 @@ def _set_up(plan: Mapping[str, Any], path: Path, run: _Runner) -> None:
     if plan.get("working_dir"):
         cwd = run.home / "roots" / plan["working_dir"] / "tree"
     variables = {**plan["env_vars"], "VIRTUAL_ENV": str(path)}
-    asked = plan["env_vars"].get("PATH") or os.environ.get("PATH") or os.defpath
+    asked = plan["env_vars"].get("PATH") or run.environment.get("PATH") or os.defpath
     variables["PATH"] = os.pathsep.join([str(path / "bin"), asked, str(run.uv_path.parent)])
     for command in plan["setup_cmds"]:
         run.emit({"phase": f"set-up command: {command}"})
@@ -181,30 +181,32 @@ def _set_up(plan: Mapping[str, Any], path: Path, run: _Runner) -> None:
 class _Runner:
     """Runs programs for one build: their output goes out line by line, their failure becomes an InstallFailed."""
 
-    def __init__(self, home: Path, uv: Path, emit: Emit, deadline: float | None) -> None:
+    def __init__(
+        self, home: Path, uv: Path, environment: Mapping[str, str], emit: Emit, given_up: threading.Event
+    ) -> None:
         self.home = home
         self.uv_path = uv
+        self.environment = {name: value for name, value in environment.items() if name not in FOREIGN}
         self.emit = emit
-        self._deadline = deadline
+        self.given_up = given_up
 
     def uv(self, *arguments: str) -> None:
         self.command([str(self.uv_path), *arguments], {}, self.home, f"uv {' '.join(arguments[:2])}")
 
     def command(self, arguments: Sequence[str], variables: Mapping[str, str], cwd: Path, title: str) -> None:
-        inherited = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
         lines: deque[str] = deque(maxlen=LAST_LINES)
         # A session of its own, so that what a build started can be ended with it.
         process = subprocess.Popen(
             arguments,
             cwd=cwd,
-            env={**inherited, "NO_COLOR": "1", **variables},
+            env={**self.environment, "NO_COLOR": "1", **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            for line in _lines(process, self._deadline, title):
+            for line in _lines(process, self.given_up, title):
                 lines.append(line)
                 self.emit({"log": line})
         except InstallFailed as error:
@@ -220,7 +222,7 @@ class _Runner:
             raise InstallFailed(f"{title} failed ({how}):\n{output}", output)
 
 
-def _lines(process: subprocess.Popen[bytes], deadline: float | None, title: str) -> Iterator[str]:
+def _lines(process: subprocess.Popen[bytes], given_up: threading.Event, title: str) -> Iterator[str]:
     """The program's output as it comes, until the program itself has ended.
 
     A background process that it left behind may hold the pipe open for ever, so the end of the pipe is not waited for.
@@ -238,8 +240,8 @@ def _lines(process: subprocess.Popen[bytes], deadline: float | None, title: str)
                 yield line.decode(errors="replace")
             if ended and not chunk:
                 break
-            if not ended and deadline is not None and time.monotonic() > deadline:
-                raise InstallFailed(f"{title} did not end in time")
+            if not ended and given_up.is_set():
+                raise InstallFailed(f"{title} was ended: nobody waits for it any more")
             if not ended and not more:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(0.1)
@@ -259,10 +261,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _locked(path: Path, emit: Emit, deadline: float | None) -> Iterator[None]:
-    """Hold the lock of one build; it ends with this process, however that ends."""
+def locked(path: Path, emit: Emit, given_up: threading.Event) -> Iterator[None]:
+    """Hold the lock of the build in `path`; it ends with this process, however that ends.
+
+    Raises:
+        InstallFailed: it was given up before it could begin.
+    """
     told = False
-    with open(path, "a") as file:
+    with open(path.with_name(f".{path.name}.lock"), "a") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -271,7 +277,6 @@ def _locked(path: Path, emit: Emit, deadline: float | None) -> Iterator[None]:
                 if not told:
                     emit({"phase": "wait for another install of the same env"})
                     told = True
-                if deadline is not None and time.monotonic() > deadline:
-                    raise InstallFailed("another install of the same env did not end in time") from None
-                time.sleep(0.05)
+                if given_up.wait(0.05):
+                    raise InstallFailed("it was given up before another install of the same env had ended") from None
         yield

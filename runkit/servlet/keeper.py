@@ -46,15 +46,22 @@ class Keeper:
     def start(self) -> dict[str, Any]:
         """Start the worker and wait until it listens; gives what `state()` does.
 
+        What workers of an earlier keeper left running is ended first.
+
         Raises:
             EnvError: it did not come up; `.output` has its last lines.
         """
+        end(marked(self.spec.mark), gently=1.0)
         with self._launching:
             self._adopt(self._launch(self.spec))
         return self.state()
 
     def replace(
-        self, why: str = "replaced", spec: WorkerSpec | None = None, generation: int | None = None
+        self,
+        why: str = "replaced",
+        spec: WorkerSpec | None = None,
+        generation: int | None = None,
+        only_call: tuple[str, int] | None = None,
     ) -> dict[str, Any]:
         """Put a fresh worker in place of the current one, which goes on until the new one listens.
 
@@ -62,24 +69,34 @@ class Keeper:
             why: what calls that still ran in the old one are told.
             spec: what the new worker is started with; kept only if it comes up.
             generation: do it only if this is still the current worker.
+            only_call: do it only while this call (session, number) runs in it and no other. The old worker is ended at once then:
+                while a new one starts, other calls might begin in it.
 
         Raises:
-            EnvError: the new one did not come up; the old one is still there.
+            EnvError: the new one did not come up; the old one is still there, except for `only_call`.
         """
         with self._launching:
             old = self._current
             if generation is not None and (old is None or old.generation != generation):
                 return self.state()
+            if only_call is not None:
+                if old is None or old.running()[1] != tuple(only_call):
+                    return self.state()
+                self._end(old, why)
             fresh = self._launch(spec or self.spec)
             if spec is not None:
                 self.spec = spec
             self._adopt(fresh)
         if old is not None:
             self._restarts += 1
-            old.stop("replaced", why)
-            with self._changed:  # whoever is told of the new worker can ask how the old one ended
-                self._changed.wait_for(lambda: old.generation in self._deaths, 5.0)
+            if only_call is None:
+                self._end(old, why)
         return self.state()
+
+    def _end(self, old: WorkerProcess, why: str) -> None:
+        old.stop("replaced", why)
+        with self._changed:  # whoever is told of the new worker can ask how the old one ended
+            self._changed.wait_for(lambda: old.generation in self._deaths, 5.0)
 
     def update(self, spec: WorkerSpec) -> None:
         """What the next worker will be started with; the running one was told otherwise, or need not know."""

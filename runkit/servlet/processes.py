@@ -54,7 +54,7 @@ class ProcessId:
         return f"({self.pid})"
 
     def signal(self, number: int) -> bool:
-        """Send a signal to this very process; False if it is gone."""
+        """Send a signal to this very process; False if it is gone, or not this user's."""
         descriptor = pidfd(self.pid)
         try:
             if not self.alive():
@@ -64,7 +64,7 @@ class ProcessId:
             else:  # the number cannot pass to another process between the look and the signal
                 signal.pidfd_send_signal(descriptor, number)
             return True
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):
             return False
         finally:
             if descriptor is not None:
@@ -107,27 +107,36 @@ def marked(mark: str) -> list[ProcessId]:
     for pid in _pids():
         if pid == os.getpid():
             continue
-        with suppress(OSError):
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                environment = b"\0" + file.read()
-            at = environment.find(wanted)
-            # Marks are made of parts with colons between them: "…/32300:np" must not match "…/32300:np_env".
-            if (
-                at >= 0
-                and environment[at + len(wanted) : at + len(wanted) + 1] in (b"", b"\0", b":")
-                and (process := ProcessId.of(pid))
-            ):
-                found.append(process)
+        environment = _environment(pid)
+        at = environment.find(wanted)
+        # Marks are made of parts with colons between them: "…/32300:np" must not match "…/32300:np_env".
+        if (
+            at >= 0
+            and environment[at + len(wanted) : at + len(wanted) + 1] in (b"\0", b":")
+            and (process := ProcessId.of(pid))
+        ):
+            found.append(process)
     return found
 
 
-def of_session(leader: ProcessId) -> list[ProcessId]:
-    """This user's processes in the session that `leader` began, whether it is still there or not."""
+def of_session(leader: ProcessId, variable: str) -> list[ProcessId]:
+    """This user's processes in the session that `leader` began, whether it is still there or not.
+
+    Args:
+        leader: the session's first process.
+        variable: "NAME=value", which all of them have in their environment. Once a session is empty its number goes to whoever
+            comes next, after a restart of a container perhaps a login shell.
+    """
+    now = ProcessId.of(leader.pid)
+    if now is not None and now != leader:
+        return []  # the number is somebody else's, and so is the session
+    wanted = f"\0{variable}\0".encode()
     found = []
     for pid in _pids():
         stat = _stat(pid)
-        # A session keeps its number while it has a member, so nobody else can have taken it over since.
-        if stat is not None and stat[2] == leader.pid and stat[1] >= leader.started and stat[0] not in "ZX":
+        if stat is None or stat[2] != leader.pid or stat[1] < leader.started or stat[0] in "ZX":
+            continue
+        if wanted in _environment(pid):
             found.append(ProcessId(pid, stat[1]))
     return found
 
@@ -145,6 +154,15 @@ def _pids() -> Iterator[int]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             yield int(name)
+
+
+def _environment(pid: int) -> bytes:
+    """What a process was started with, a zero byte before and after each variable; nothing for one of another user."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return b"\0" + file.read() + b"\0"
+    except OSError:
+        return b""
 
 
 def _stat(pid: int) -> tuple[str, int, int] | None:

@@ -22,6 +22,7 @@ from typing import Any
 
 from runkit.errors import EnvError
 from runkit.servlet.processes import MARK, ProcessId, end, marked, memory
+from runkit.wire import running
 
 READY_SECONDS = 60.0
 """How long a worker may take from its start until it listens."""
@@ -33,7 +34,7 @@ TAIL_LINES = 40
 _TAIL_BYTES = 32 * 1024
 
 # What the server's side set for itself, or Ray for its own workers: none of it is the business of a user's code.
-_FOREIGN = ("RAY_", "RUNKIT_", "PYTHON", "VIRTUAL_ENV", "UV_", "CONDA_")
+_FOREIGN = ("RAY_", "RUNKIT_", "PYTHON", "VIRTUAL_ENV", "UV_", "CONDA_", "SPT_NOENV")
 _OWN = ("RUNKIT_HOME", "RUNKIT_RUNTIME_DIR", "RUNKIT_LOG")
 
 
@@ -256,21 +257,20 @@ class WorkerProcess:
             "started": round(self.started, 3),
             "ready_after": None if self._ready is None else round(self._ready - self.started, 3),
             "rss": memory(self.pid),
-            "running": self._running(),
+            "running": self.running()[0],
         }
 
-    def _running(self) -> int:
-        """Calls it is at."""
-        return self._noted()[0]
+    def running(self) -> tuple[int, tuple[str, int] | None]:
+        """How many calls it is at, and the session and number of the one that runs alone."""
+        return self._noted()[:2]
 
-    def _noted(self) -> tuple[int, int, int]:
-        """What it notes itself: the calls it is at, and whether it is emptying the pipes of its output."""
+    def _noted(self) -> tuple[int, tuple[str, int] | None, bool]:
+        """What it notes itself: its calls, and whether it is emptying the pipes of its output."""
         try:
             with open(self.socket + ".running", "rb") as file:
-                calls, out, err = struct.unpack("<QBB", file.read(10))
-            return int(calls), int(out), int(err)
+                return running.read(file.read())
         except (OSError, struct.error):
-            return 0, 0, 0
+            return 0, None, False
 
     def _relieve(self) -> None:
         """Take output that nobody takes to the env's log: C code that holds Python's lock would wait for ever in a full pipe."""
@@ -279,7 +279,7 @@ class WorkerProcess:
             now = [_waiting(fd) for fd in self._pipes]
             # Small writes leave gaps, so a full pipe holds anything from half its size.
             large = [held > fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) // 2 for fd, held in zip(self._pipes, now, strict=True)]
-            if now == before and any(large) and not any(self._noted()[1:]):
+            if now == before and any(large) and not self._noted()[2]:
                 self._collect_output()
             before = now
 
@@ -308,12 +308,17 @@ class WorkerProcess:
         return "\n".join(text.splitlines()[-TAIL_LINES:])
 
 
-def clean_environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """The variables of `inherited` that a worker may see: not those of runkit's server, of Ray or of another Python."""
+def clean_environment(inherited: Mapping[str, str], keep: tuple[str, ...] = ()) -> dict[str, str]:
+    """The variables of `inherited` that a worker may see: not those of runkit's server, of Ray or of another Python.
+
+    Args:
+        inherited: what there is.
+        keep: beginnings of names that are kept all the same.
+    """
     return {
         name: value
         for name, value in inherited.items()
-        if name in _OWN or (not name.startswith(_FOREIGN) and name != "OMP_NUM_THREADS")
+        if name in _OWN or name.startswith(keep) or (not name.startswith(_FOREIGN) and name != "OMP_NUM_THREADS")
     }
 
 

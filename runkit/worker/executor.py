@@ -12,7 +12,7 @@ import types
 from collections import deque
 from collections.abc import Callable
 
-from runkit.wire import codec, failure, frames
+from runkit.wire import codec, failure, frames, running
 from runkit.worker.coroutines import Coroutines
 from runkit.worker.output import Output
 from runkit.worker.task import Interrupted, Task, current
@@ -42,8 +42,7 @@ class Executor:
         enter: makes the folder of a task the current one of this thread, which `find` has done for its own.
         keep: stores a result that stays here.
         hide: frames of files below this folder are left out of tracebacks.
-        state: path of a small file for the keeper, which always holds the number of running calls (u64) and of each output stream
-            whether it is being emptied (u8, u8).
+        state: path of a small file that always says which calls run (see wire.running), for the keeper.
     """
 
     def __init__(
@@ -66,11 +65,11 @@ class Executor:
         self.output: Output
         self.prepared = threading.Event()
         """Set when calls can begin: user code's ways to start processes and threads are watched."""
-        self._state: Any = bytearray(16)
+        self._state: Any = bytearray(running.NOTE.size)
         if state:
             with open(os.open(state, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-                file.truncate(16)
-                self._state = mmap.mmap(file.fileno(), 16)
+                file.truncate(running.NOTE.size)
+                self._state = mmap.mmap(file.fileno(), running.NOTE.size)
 
     # -- arrival
 
@@ -92,7 +91,11 @@ class Executor:
         self._threads.submit(task)
 
     def _note(self) -> None:
-        struct.pack_into("<Q", self._state, 0, len(self.running))
+        count = len(self.running)
+        if count == 1:
+            (task,) = self.running.values()
+            running.CALL.pack_into(self._state, running.CALL_AT, task.call, task.session.id.encode())
+        struct.pack_into("<Q", self._state, 0, count)
 
     def note_stream(self, stream: int, busy: int) -> None:
         """Note for the keeper that a stream (1, 2) is being emptied, or no more."""

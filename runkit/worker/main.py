@@ -169,11 +169,12 @@ class Worker:
             raise ValueError(f"unknown order {message['op']!r}")
         return None
 
-    def _replace(self, why: str) -> str:
+    def _replace(self, task: Task, why: str) -> str:
         """Have another process take this one's place. Comes back only if none does, and says why."""
+        generation, call = self.config["generation"], [task.session.id, task.call]
         try:
             self.control.request(
-                "replace", REPLACE_SECONDS, env=self.env, generation=self.config["generation"], why=why
+                "replace", REPLACE_SECONDS, env=self.env, generation=generation, only_call=call, why=why
             )
         except ServerError as error:
             return str(error)

@@ -23,11 +23,11 @@ class Stopper:
 
     Args:
         keys: gives the keys of the store, to say what a replaced worker takes with it.
-        replace: has the server replace this worker, and comes back only if it does not, with the reason; called when nothing
-            else runs in it.
+        replace: has the server replace this worker, and comes back only if it does not, with the reason: something else than
+            the task runs in it by now.
     """
 
-    def __init__(self, executor: Executor, keys: Callable[[], list[str]], replace: Callable[[str], str]):
+    def __init__(self, executor: Executor, keys: Callable[[], list[str]], replace: Callable[[Task, str], str]):
         self._executor = executor
         self._keys = keys
         self._replace = replace
@@ -77,7 +77,7 @@ class Stopper:
         how = f"its code did not react, so the env's process was replaced{lost}"
         if not task.finish(frames.CANCELLED, {"stopped": True, "how": how, "replaced": True}):  # later is too late
             return
-        reason = self._replace(f"a call did not stop ({why})")
+        reason = self._replace(task, f"a call did not stop ({why})")
         task.give_up(self._goes_on(reason) if task.number in self._executor.running else {"stopped": True})
         self._executor.disown(task)
 

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from host import Host
 from packages import Index, index, sdist, wheel
 
-from runkit.client.target import Target
+from runkit.client.host_platform import Platform
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +48,6 @@ def host(tmp_path: Path) -> Host:
 
 
 @pytest.fixture
-def target(host: Host) -> Target:
+def target(host: Host) -> Platform:
     """This machine and this Python."""
-    return Target.of_host(host.status()["host"], f"{sys.version_info[0]}.{sys.version_info[1]}")
+    return Platform.of_host(host.status()["host"], f"{sys.version_info[0]}.{sys.version_info[1]}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,13 @@ class Host:
             tar.extractall(kept, filter="tar")
         return {"path": str(kept / "bin" / "python3")}
 
-    def events(self, method: str, path: str, body: Any = None) -> Iterator[dict[str, Any]]:
+    def events(self, method: str, path: str, body: Any = None) -> Generator[dict[str, Any], None, None]:
         self.calls.append(f"{method} {path}")
         events: list[dict[str, Any]] = []
         if self.blocked:
             body = {**body, "lock": re.sub(r"http://127\.0\.0\.1:\d+", "http://127.0.0.1:9", body["lock"])}
-        built = install(body, home=self.home, uv=Path(uv.find_uv_bin()), emit=events.append)
+        place = {"home": self.home, "uv": Path(uv.find_uv_bin())}
+        built = install(body, **place, environment=os.environ, emit=events.append)
         self.logs += [event["log"] for event in events if "log" in event]
         yield from events
         self.plans[body["name"]] = body

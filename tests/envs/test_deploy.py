@@ -80,6 +80,20 @@ def test_other_set_up_commands_cost_a_build(client: Client, shop: Index) -> None
     assert client.send(env("e", setup_cmds=["true"])).build != client.send(env("e", setup_cmds=["true", "true"])).build
 
 
+def test_what_set_up_commands_see_costs_a_build(client: Client, host: Host, tmp_path: Path) -> None:
+    """Two projects that both say `pip install -e .` must not share a folder, and a changed variable is a changed command."""
+    commands = ["echo $FRUIT-$(basename $(dirname $PWD)) > $VIRTUAL_ENV/seen"]
+    builds = set()
+    for root, fruit in (("r1", "apple"), ("r2", "apple"), ("r2", "pear")):
+        (host.home / "roots" / root / "tree").mkdir(parents=True, exist_ok=True)
+        asked = env("e", setup_cmds=commands, env_vars={"FRUIT": fruit}, working_dir=str(tmp_path))
+        build = client.send(asked, working_dir=root).build
+        assert (host.home / "envs" / str(build) / "seen").read_text() == f"{fruit}-{root}\n"
+        builds.add(build)
+    assert len(builds) == 3
+    assert not client.send(asked, working_dir="r2").changed
+
+
 def test_the_content_of_files_counts(client: Client, host: Host, shop: Index, tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("-r more.txt\n")
     (tmp_path / "more.txt").write_text("apple==1.0\n")

@@ -15,9 +15,9 @@ import pytest
 import uv
 from packages import Index, sdist, wheel
 
+from runkit.client.host_platform import Platform
 from runkit.client.lock import Lock
 from runkit.client.resolve import resolve
-from runkit.client.target import Target
 from runkit.client.wheels import WheelStore
 from runkit.errors import InstallFailed, InterpreterNotFound
 from runkit.model.env import env
@@ -27,7 +27,7 @@ from runkit.servlet.install import Built, install, read_marker, site_packages
 class Place:
     """A host's home, a plan made from requirements, and the events of its builds."""
 
-    def __init__(self, home: Path, target: Target) -> None:
+    def __init__(self, home: Path, target: Platform) -> None:
         self.home = home
         self.target = target
         self.events: list[dict[str, Any]] = []
@@ -56,7 +56,8 @@ class Place:
         return {**plan, **parts}
 
     def install(self, plan: dict[str, Any], **options: Any) -> Built:
-        return install(plan, home=self.home, uv=Path(uv.find_uv_bin()), emit=self.events.append, **options)
+        place = {"home": self.home, "uv": Path(uv.find_uv_bin()), "environment": os.environ}
+        return install(plan, **{**place, "emit": self.events.append, **options})
 
     @property
     def logs(self) -> list[str]:
@@ -64,7 +65,7 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, target: Target) -> Place:
+def place(tmp_path: Path, target: Platform) -> Place:
     return Place(tmp_path / "home", target)
 
 
@@ -194,10 +195,7 @@ def test_output_arrives_while_the_command_runs(place: Place) -> None:
     times: list[tuple[float, str]] = []
     plan = place.of_lock("b1", resolve(env().requirements(), place.target), set())
     plan["setup_cmds"] = ["echo first; sleep 0.6; printf 'a\\rb\\n'; printf tail"]
-    uv_path = Path(uv.find_uv_bin())
-    install(
-        plan, home=place.home, uv=uv_path, emit=lambda event: times.append((time.monotonic(), event.get("log", "")))
-    )
+    place.install(plan, emit=lambda event: times.append((time.monotonic(), event.get("log", ""))))
     lines = [(moment, line) for moment, line in times if line]
     assert [line for _, line in lines] == ["first", "a", "b", "tail"]
     assert lines[1][0] - lines[0][0] > 0.4
@@ -211,11 +209,17 @@ def test_a_background_process_of_a_command_is_not_waited_for(place: Place) -> No
     assert place.logs[-1] == "done"
 
 
-def test_the_deadline_ends_a_command_and_its_children(place: Place, tmp_path: Path) -> None:
+def test_what_is_given_up_ends_with_its_children(place: Place, tmp_path: Path) -> None:
     plan = place.of_lock("b1", resolve(env().requirements(), place.target), set())
-    plan["setup_cmds"] = [f"echo started; sleep 60 & echo $! > {tmp_path}/pid; wait"]
-    with pytest.raises(InstallFailed, match="did not end in time") as caught:
-        place.install(plan, deadline=time.monotonic() + 1)
+    plan["setup_cmds"] = [f"sleep 60 & echo $! > {tmp_path}/pid; echo started; wait"]
+    given_up = threading.Event()
+
+    def see(event: dict[str, Any]) -> None:
+        if "log" in event:
+            given_up.set()
+
+    with pytest.raises(InstallFailed, match="nobody waits for it") as caught:
+        place.install(plan, emit=see, given_up=given_up)
     assert caught.value.output == "started"
     pid = int((tmp_path / "pid").read_text())
     for _ in range(100):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from runkit.client.elf import relocated
+from runkit.client.host_platform import Platform
 from runkit.client.interpreter import Packed, pack
-from runkit.client.target import Target
 from runkit.errors import InterpreterNotFound
 
 
@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def packed(folder: Path, target: Target) -> Packed:
+def packed(folder: Path, target: Platform) -> Packed:
     return pack(target.python, target, folder)
 
 
@@ -40,20 +40,20 @@ def test_it_runs_elsewhere_and_needs_nothing_of_the_original(packed: Packed, tmp
     assert list(place.glob("include/python3*/Python.h"))
 
 
-def test_it_is_packed_once(packed: Packed, target: Target, folder: Path) -> None:
+def test_it_is_packed_once(packed: Packed, target: Platform, folder: Path) -> None:
     before = packed.path.stat().st_mtime_ns
     again = pack(packed.version, target, folder)
     assert again == packed
     assert again.path.stat().st_mtime_ns == before
 
 
-def test_another_platform_is_refused_in_words(target: Target, folder: Path) -> None:
+def test_another_platform_is_refused_in_words(target: Platform, folder: Path) -> None:
     for far in (replace(target, glibc=(2, 5)), replace(target, machine="riscv64")):
         with pytest.raises(InterpreterNotFound, match="would not run there"):
             pack(target.python, far, folder)
 
 
-def test_a_version_that_nobody_has_is_refused_in_words(target: Target, folder: Path) -> None:
+def test_a_version_that_nobody_has_is_refused_in_words(target: Platform, folder: Path) -> None:
     with pytest.raises(InterpreterNotFound, match=r"no Python 3\.99 on the host.*none on this machine"):
         pack("3.99", target, folder)
 
@@ -64,7 +64,7 @@ def test_what_is_no_program_stays_as_it_is() -> None:
 
 def test_this_machine_is_known() -> None:
     libc = platform.libc_ver()
-    here = Target(platform.machine(), tuple(int(part) for part in libc[1].split(".")[:2]), platform.python_version())  # type: ignore[arg-type]
+    here = Platform(platform.machine(), tuple(int(part) for part in libc[1].split(".")[:2]), platform.python_version())  # type: ignore[arg-type]
     assert here.is_here
     assert here.is_this_python
     assert not replace(here, python="3.99").is_this_python

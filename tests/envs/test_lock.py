@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from packages import Index, sdist, wheel
 
+from runkit.client.host_platform import Platform
 from runkit.client.lock import Lock
 from runkit.client.resolve import resolve
-from runkit.client.target import Target
 from runkit.client.uvtool import index_settings
 from runkit.errors import ResolutionFailed, UsageError
 from runkit.model.env import env
 
 
-def lock_of(reqs: list[str], target: Target, **options: object) -> Lock:
+def lock_of(reqs: list[str], target: Platform, **options: object) -> Lock:
     return resolve(env(reqs=reqs).requirements(), target, **options)  # type: ignore[arg-type]
 
 
-def test_a_lock_names_every_package_with_version_and_hash(shop: Index, target: Target) -> None:
+def test_a_lock_names_every_package_with_version_and_hash(shop: Index, target: Platform) -> None:
     lock = lock_of(["pie"], target)
     assert lock.pairs == [["apple", "1.0"], ["pie", "1.0"]]
     served = shop.folder / "simple" / "apple" / lock.packages[0].artifact.filename
@@ -29,7 +29,7 @@ def test_a_lock_names_every_package_with_version_and_hash(shop: Index, target: T
     assert Lock.from_json(lock.to_json()) == lock
 
 
-def test_a_conflict_names_both_sides(shop: Index, target: Target) -> None:
+def test_a_conflict_names_both_sides(shop: Index, target: Platform) -> None:
     with pytest.raises(ResolutionFailed) as caught:
         lock_of(["pie", "crumble"], target)
     said = str(caught.value)
@@ -38,7 +38,7 @@ def test_a_conflict_names_both_sides(shop: Index, target: Target) -> None:
     assert "/tmp" not in said
 
 
-def test_a_conflict_of_packages_of_the_public_index(target: Target) -> None:
+def test_a_conflict_of_packages_of_the_public_index(target: Platform) -> None:
     with pytest.raises(ResolutionFailed) as caught:
         lock_of(["requests==2.31.0", "urllib3==1.20"], target)
     assert "requests==2.31.0 depends on urllib3>=1.21.1,<3" in str(caught.value)
@@ -46,12 +46,12 @@ def test_a_conflict_of_packages_of_the_public_index(target: Target) -> None:
 
 
 @pytest.mark.parametrize(("line", "said"), [("quince", "quince was not found"), ("apple==9", "no version of apple==9")])
-def test_what_does_not_exist_is_named(shop: Index, target: Target, line: str, said: str) -> None:
+def test_what_does_not_exist_is_named(shop: Index, target: Platform, line: str, said: str) -> None:
     with pytest.raises(ResolutionFailed, match=said):
         lock_of([line], target)
 
 
-def test_a_malformed_line_is_shown_where_the_user_wrote_it(shop: Index, target: Target, tmp_path: Path) -> None:
+def test_a_malformed_line_is_shown_where_the_user_wrote_it(shop: Index, target: Platform, tmp_path: Path) -> None:
     file = tmp_path / "requirements.txt"
     file.write_text("# comment\napple\n\npie == == 3\n")
     with pytest.raises(ResolutionFailed) as caught:
@@ -59,7 +59,7 @@ def test_a_malformed_line_is_shown_where_the_user_wrote_it(shop: Index, target: 
     assert f"{file}, line 4" in str(caught.value)
 
 
-def test_versions_that_are_there_stay_where_they_may(shop: Index, target: Target) -> None:
+def test_versions_that_are_there_stay_where_they_may(shop: Index, target: Platform) -> None:
     before = lock_of(["apple<2"], target)
     assert lock_of(["apple", "sourdough"], target).pairs == [["apple", "2.0"], ["sourdough", "1.0"]]
     assert lock_of(["apple", "sourdough"], target, prefer=before.pairs).pairs == [
@@ -70,14 +70,14 @@ def test_versions_that_are_there_stay_where_they_may(shop: Index, target: Target
     assert lock_of(["apple"], target, prefer=before.pairs, upgrade=True).pairs == [["apple", "2.0"]]
 
 
-def test_a_kept_local_file_counts_as_there_without_being_here(shop: Index, target: Target, tmp_path: Path) -> None:
+def test_a_kept_local_file_counts_as_there_without_being_here(shop: Index, target: Platform, tmp_path: Path) -> None:
     own = wheel(tmp_path / "own", "quince", "3.0")
     before = lock_of([str(own), "apple<2"], target)
     own.unlink()
     assert lock_of(["apple"], target, prefer=Lock.from_json(before.to_json()).pairs).pairs == [["apple", "1.0"]]
 
 
-def test_local_files_urls_extras_markers_and_options_pass(shop: Index, target: Target, tmp_path: Path) -> None:
+def test_local_files_urls_extras_markers_and_options_pass(shop: Index, target: Platform, tmp_path: Path) -> None:
     own = wheel(tmp_path / "with space", "quince", "3.0", ['pie; extra == "sweet"'])
     (tmp_path / "limits.txt").write_text("apple<2\n")
     (tmp_path / "more.txt").write_text(
@@ -91,7 +91,9 @@ def test_local_files_urls_extras_markers_and_options_pass(shop: Index, target: T
     assert by_name["pie"].url == url
 
 
-def test_a_wheel_of_another_platform_gives_way_to_the_fitting_one(shop: Index, target: Target, tmp_path: Path) -> None:
+def test_a_wheel_of_another_platform_gives_way_to_the_fitting_one(
+    shop: Index, target: Platform, tmp_path: Path
+) -> None:
     machine = target.machine
     for platform in (f"manylinux_2_17_{machine}", f"manylinux_2_5_{machine}", "win_amd64", "musllinux_1_2_x86_64"):
         shop.add(wheel(tmp_path, "fig", "1.0", tag=f"py3-none-{platform}"))
@@ -100,7 +102,7 @@ def test_a_wheel_of_another_platform_gives_way_to_the_fitting_one(shop: Index, t
     assert old.best([p.name for p in tmp_path.glob("*.whl")]) == f"fig-1.0-py3-none-manylinux_2_5_{machine}.whl"
 
 
-def test_a_resolution_is_used_again_and_force_makes_a_new_one(shop: Index, target: Target, tmp_path: Path) -> None:
+def test_a_resolution_is_used_again_and_force_makes_a_new_one(shop: Index, target: Platform, tmp_path: Path) -> None:
     cache = tmp_path / "locks"
     first = lock_of(["apple"], target, cache=cache)
     shop.add(wheel(tmp_path, "apple", "2.5"))
@@ -111,7 +113,7 @@ def test_a_resolution_is_used_again_and_force_makes_a_new_one(shop: Index, targe
 
 
 def test_the_projects_own_uv_settings_count(
-    shop: Index, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shop: Index, target: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = tmp_path / "project"
     project.mkdir()
@@ -132,28 +134,28 @@ def test_index_settings_do_not_depend_on_the_password(
     assert index_settings(tmp_path) != first
 
 
-def test_a_password_is_not_in_the_explanation(shop: Index, target: Target) -> None:
+def test_a_password_is_not_in_the_explanation(shop: Index, target: Platform) -> None:
     with pytest.raises(ResolutionFailed) as caught:
         lock_of([f"--index-url {shop.url.replace('http://', 'http://me:hunter2@')}", "quince"], target)
     assert "hunter2" not in str(caught.value) + caught.value.output
 
 
-def test_git_and_folders_below_requirements_are_refused_in_words(shop: Index, target: Target, tmp_path: Path) -> None:
+def test_git_and_folders_below_requirements_are_refused_in_words(shop: Index, target: Platform, tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("apple\nfig @ git+https://example.org/fig\n")
     with pytest.raises(UsageError, match=r"line 2.*not available yet"):
         lock_of([f"reqs:{tmp_path}"], target)
 
 
-def test_no_requirements_need_no_uv(target: Target) -> None:
+def test_no_requirements_need_no_uv(target: Platform) -> None:
     assert lock_of([], target).packages == ()
 
 
-def test_source_only_is_told_apart(shop: Index, target: Target, tmp_path: Path) -> None:
+def test_source_only_is_told_apart(shop: Index, target: Platform, tmp_path: Path) -> None:
     lock = lock_of(["sourdough", str(sdist(tmp_path, "rye", "1.0"))], target)
     assert [package.name for package in lock.sources] == ["rye", "sourdough"]
 
 
-def test_hashes_in_requirements_are_kept_to(shop: Index, target: Target, tmp_path: Path) -> None:
+def test_hashes_in_requirements_are_kept_to(shop: Index, target: Platform, tmp_path: Path) -> None:
     right = hashlib.sha256((shop.folder / "simple" / "apple" / "apple-1.0-py3-none-any.whl").read_bytes()).hexdigest()
     assert lock_of([f"apple==1.0 --hash=sha256:{right}"], target).pairs == [["apple", "1.0"]]
     with pytest.raises(ResolutionFailed, match=r"no file of apple 1\.0"):

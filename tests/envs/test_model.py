@@ -12,8 +12,8 @@ from packages import sdist, wheel
 from runkit.errors import InvalidName, UsageError
 from runkit.model.dotenv import read_dotenv
 from runkit.model.env import as_env, env
+from runkit.model.env_request import merge
 from runkit.model.package import Package
-from runkit.model.request import merge
 from runkit.model.requirements import Requirements, read
 
 

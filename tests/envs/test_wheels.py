@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from packages import Index, index, sdist, wheel
 
+from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact
 from runkit.client.logins import Logins
 from runkit.client.resolve import resolve
-from runkit.client.target import Target
 from runkit.client.uvtool import configurations
 from runkit.client.wheels import WheelStore
 from runkit.errors import InstallFailed
 from runkit.model.env import env
 
 
-def test_fetched_wheels_are_kept_by_their_hash(shop: Index, target: Target, tmp_path: Path) -> None:
+def test_fetched_wheels_are_kept_by_their_hash(shop: Index, target: Platform, tmp_path: Path) -> None:
     store = WheelStore(tmp_path / "wheels")
     lock = resolve(env(reqs=["pie"]).requirements(), target)
     seen: list[dict] = []
@@ -53,7 +53,7 @@ def test_a_missing_file_is_named_without_the_password(shop: Index, tmp_path: Pat
 
 @pytest.mark.parametrize("way", ["requirement", "variable", "named", "configuration", "netrc"])
 def test_a_private_index_is_read_as_uv_reads_it(
-    way: str, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: str, target: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
     project = tmp_path / "project"
@@ -89,7 +89,7 @@ def test_a_private_index_is_read_as_uv_reads_it(
             assert "p%40ss" not in text
 
 
-def test_a_source_distribution_is_built_here_once(shop: Index, target: Target, tmp_path: Path) -> None:
+def test_a_source_distribution_is_built_here_once(shop: Index, target: Platform, tmp_path: Path) -> None:
     store = WheelStore(tmp_path / "wheels")
     (package,) = resolve(env(reqs=["sourdough"]).requirements(), target).sources
     built = store.build(package, target)
@@ -100,14 +100,14 @@ def test_a_source_distribution_is_built_here_once(shop: Index, target: Target, t
     assert store.build(package, elsewhere) is not None
 
 
-def test_a_build_that_fails_is_told_with_its_output(target: Target, tmp_path: Path) -> None:
+def test_a_build_that_fails_is_told_with_its_output(target: Platform, tmp_path: Path) -> None:
     path = sdist(tmp_path, "rye", "1.0", broken=True)
     (package,) = resolve(env(reqs=[str(path)]).requirements(), target).sources
     with pytest.raises(InstallFailed, match="no compiler for you"):
         WheelStore(tmp_path / "wheels").build(package, target)
 
 
-def test_what_is_compiled_is_left_to_a_host_that_differs(target: Target, tmp_path: Path) -> None:
+def test_what_is_compiled_is_left_to_a_host_that_differs(target: Platform, tmp_path: Path) -> None:
     tag = f"{target.python_tag}-{target.python_tag}-linux_{target.machine}"
     path = sdist(tmp_path, "rye", "1.0", tag=tag)
     (package,) = resolve(env(reqs=[str(path)]).requirements(), target).sources

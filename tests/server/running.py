@@ -64,6 +64,9 @@ class Server:
 
     def start(self) -> dict[str, Any]:
         done = command("start", "--port", str(self.port))
+        return self.started(done)
+
+    def started(self, done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
         assert done.returncode == 0, done.stdout + done.stderr + self.logs()
         return json.loads(done.stdout.splitlines()[-1])["ready"]
 
@@ -128,11 +131,10 @@ class Stream:
         self._decoder = frames.Decoder()
         self._frames: list[frames.Frame] = []
         self._seq = 0
+        self.session = os.urandom(4).hex()
         ws.send(json.dumps({"open": {"route": route, "env": env}}))
         self.send(
-            frames.encode(
-                frames.HELLO, meta={"session": os.urandom(4).hex(), "lane": "main", "inline": True, "received": 0}
-            )
+            frames.encode(frames.HELLO, meta={"session": self.session, "lane": "main", "inline": True, "received": 0})
         )
         assert self.frame().kind == frames.WELCOME
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runkit.errors import EnvNotFound, InvalidName, UsageError
-from tests.server.running import Server, eventually
+from runkit.servlet.processes import ProcessId
+from tests.server.running import REPOSITORY, Server, eventually
 
 EMPTY_LOCK = 'lock-version = "1.0"\ncreated-by = "test"\nrequires-python = ">=3.9"\npackages = []\n'
 
@@ -118,6 +122,17 @@ def test_first_install_that_fails_leaves_nothing(server: Server) -> None:
     assert not list((server.lasting.parents[1] / "envs").glob("never-1"))
 
 
+def test_set_up_commands_see_what_the_worker_sees(server: Server) -> None:
+    """And not what Ray sets for its own workers."""
+    seen = ("OMP_NUM_THREADS", "RAY_ADDRESS", "RAY_RAYLET_PID", "PYTHONUNBUFFERED", "LD_LIBRARY_PATH")
+    command = "; ".join(f"echo {name}=${name}" for name in seen)
+    _, before = send(server, plan("seeing", build="seeing-1", setup_cmds=[command]))
+    with server.stream("seeing") as stream:
+        for name in seen:
+            assert {"log": f"{name}={stream.call('os', 'getenv', name, '')}"} in before
+    server.api.json("DELETE", "/v1/envs/seeing")
+
+
 def test_events_come_as_they_happen(server: Server) -> None:
     import time
 
@@ -164,6 +179,94 @@ def test_waits_for_resources_and_says_so(server: Server) -> None:
     server.api.json("DELETE", "/v1/envs/waiter")
 
 
+def test_build_is_ended_when_its_client_goes(server: Server, tmp_path: Path) -> None:
+    send(server, plan("patient"))
+    worker = server.env("patient")["worker"]["pid"]
+    for name, lasting in (("hanging", False), ("patient", True)):
+        hanging = plan(name, build=f"{name}-2", setup_cmds=[f"sleep 600 & echo $! > {tmp_path}/{name}; echo on; wait"])
+        events = server.api.events("PUT", f"/v1/envs/{name}", hanging)
+        while next(events) != {"log": "on"}:
+            pass
+        events.close()
+        done, _ = send(server, plan(name, request="2"))
+        assert "done" in done
+        assert ended(int((tmp_path / name).read_text()))
+        assert not (server.lasting.parents[1] / "envs" / f"{name}-2").exists()
+        assert not lasting or server.env(name)["worker"]["pid"] == worker
+        server.api.json("DELETE", f"/v1/envs/{name}")
+
+
+def test_build_is_ended_by_ctrl_c(server: Server, tmp_path: Path) -> None:
+    """The client has its exception in hand, as a notebook does, and sends the env again at once."""
+    code = (
+        "import pathlib, socket, sys\n"
+        "from runkit.client.api import Api\n"
+        "from runkit.client.deploy import Deployer\n"
+        "from runkit.model.env import env\n"
+        "port, token, pid = sys.argv[1:]\n"
+        "api = Api(lambda: socket.create_connection(('127.0.0.1', port)), pathlib.Path(token).read_text())\n"
+        "deployer = Deployer(api, api.json('GET', '/v1/status'), progress=lambda event: print(event, flush=True))\n"
+        "try:\n"
+        "    deployer.send(env('pressed', setup_cmds=[f'echo $$ > {pid}; echo on; sleep 600']))\n"
+        "except KeyboardInterrupt:\n"
+        "    print(deployer.send(env('pressed')).name, flush=True)\n"
+    )
+    arguments = [str(server.port), str(server.lasting / "token"), str(tmp_path / "pid")]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    ) as client:
+        assert client.stdout is not None
+        while client.stdout.readline() != "{'log': 'on'}\n":
+            assert client.poll() is None
+        client.send_signal(signal.SIGINT)
+        assert client.communicate(timeout=60)[0].splitlines()[-1] == "pressed"
+    assert ended(int((tmp_path / "pid").read_text()))
+    server.api.json("DELETE", "/v1/envs/pressed")
+
+
+def test_build_is_ended_by_delete(server: Server, tmp_path: Path) -> None:
+    hanging = plan("doomed", build="doomed-1", setup_cmds=[f"sleep 600 & echo $! > {tmp_path}/pid; echo on; wait"])
+    events = server.api.events("PUT", "/v1/envs/doomed", hanging)
+    while next(events) != {"log": "on"}:
+        pass
+    assert server.api.json("DELETE", "/v1/envs/doomed") == {"lost": []}
+    assert list(events)[-1]["error"]["type"] == "InstallFailed"
+    assert ended(int((tmp_path / "pid").read_text()))
+    with pytest.raises(EnvNotFound):
+        server.api.json("DELETE", "/v1/envs/doomed")
+
+
+def test_wait_for_resources_is_ended_when_its_client_goes(server: Server) -> None:
+    cpus = server.api.json("GET", "/v1/status")["host"]["cpus"]
+    send(server, plan("holder", compute={"CPU": cpus}))
+    events = server.api.events("PUT", "/v1/envs/waiter", plan("waiter", compute={"CPU": 1}))
+    while "CPU" not in next(events).get("phase", ""):
+        pass
+    events.close()
+    done, _ = send(server, plan("waiter"))
+    assert "done" in done
+    server.api.json("DELETE", "/v1/envs/waiter")
+    server.api.json("DELETE", "/v1/envs/holder")
+
+
+def test_two_clients_that_send_the_same_env_at_once(server: Server, tmp_path: Path) -> None:
+    twin = plan("twin", build="twin-1", setup_cmds=[f"echo once >> {tmp_path}/count; sleep 1"])
+    with ThreadPoolExecutor() as threads:
+        both = [events[0]["done"] for events in threads.map(lambda _: send(server, twin), range(2))]
+    assert sorted(done["created"] for done in both) == [False, True]
+    assert both[0]["worker"]["pid"] == both[1]["worker"]["pid"]
+    assert (tmp_path / "count").read_text() == "once\n"
+    workers = [pid for pid in server.processes() if b":twin:" in Path(f"/proc/{pid}/environ").read_bytes()]
+    assert workers == [both[0]["worker"]["pid"]]
+    server.api.json("DELETE", "/v1/envs/twin")
+
+
+def ended(pid: int) -> bool:
+    """Whether a process has gone; a zombie has."""
+    found = ProcessId.of(pid)
+    return found is None or not found.alive()
+
+
 def test_deleted(server: Server) -> None:
     send(server, plan("gone"))
     pid = server.env("gone")["worker"]["pid"]
@@ -173,9 +276,15 @@ def test_deleted(server: Server) -> None:
     assert not (server.lasting / "envs" / "gone.json").exists()
 
 
-def test_kept_plan_is_built_again_when_asked_for(server: Server) -> None:
+def test_kept_plan_is_built_again_when_asked_for(server: Server, tmp_path: Path) -> None:
     send(server, plan("later", env_vars={"A": "kept"}))
+    hanging = plan("last", build="last-1", setup_cmds=[f"sleep 600 & echo $! > {tmp_path}/pid; echo on; wait"])
+    events = server.api.events("PUT", "/v1/envs/last", hanging)
+    while next(events) != {"log": "on"}:
+        pass
     server.stop()
+    assert ended(int((tmp_path / "pid").read_text()))  # a build ends with the server
+    assert "error" in list(events)[-1]
     server.start()
     assert server.env("later")["state"] == "stopped"  # nothing is started that nobody uses
     assert server.api.json("POST", "/v1/ensure", {"env": {"name": "later", "request": "1"}})["env"] == "ready"
@@ -200,6 +309,28 @@ def test_keys_move_between_envs(server: Server) -> None:
         assert "shared" not in server.api.json("GET", "/v1/keys")["keys"]
 
 
+def test_a_key_has_left_its_env_once_another_one_has_it(server: Server) -> None:
+    """Otherwise what is put back at once would be taken for the old object, and go with it."""
+    send(server, plan("one"))
+    send(server, plan("two"))
+    put = "from runkit.worker import here\nhere.Here().put('ball', {})"
+    slow = (
+        "import threading\nfrom runkit.worker import here\nlock = here.worker.store._lock\n"
+        "lock.acquire()\nthreading.Timer(0.5, lock.release).start()"
+    )
+    with server.stream("one") as one, server.stream("two") as two:
+        two.call("builtins", "exec", put.format(1), {})
+        two.call("builtins", "exec", slow, {})
+        one.call("builtins", "exec", put.format(2), {})
+        assert (
+            two.call("builtins", "eval", "'ball' in __import__('runkit.worker.here', fromlist=['x']).worker.store")
+            is False
+        )
+        two.call("builtins", "exec", put.format(3), {})
+        look = "__import__('runkit.worker.here', fromlist=['x']).Here().get('ball')"
+        assert one.call("builtins", "eval", look) == 3
+
+
 def test_call_with_json(server: Server) -> None:
     with server.stream() as stream:
         code = "from runkit.worker import here\nimport collections\nhere.Here().put('counter', collections.Counter('abba'))"
@@ -207,6 +338,12 @@ def test_call_with_json(server: Server) -> None:
     api = server.api
     path = "/v1/envs/default/call/counter"
     assert api.json("POST", f"{path}/most_common", {"args": [1]})["result"] == [["a", 2]]
+    code = "from runkit.worker import here\ndef up_to(n):\n  yield from range(n)\nhere.Here().put('up_to', up_to)"
+    with server.stream() as stream:
+        stream.call("builtins", "exec", code, {})
+    for number in (2, 0):
+        found = api.json("POST", "/v1/envs/default/call/up_to", {"args": [number]})
+        assert found["result"] == list(range(number))
     assert api.json("POST", f"{path}/get", {"args": ["z"], "kwargs": {}})["result"] is None
     with pytest.raises(Exception, match=r"unhashable|TypeError"):
         api.json("POST", f"{path}/get", {"args": [[]]})

@@ -21,7 +21,8 @@ import pytest
 
 from runkit.client.api import Api
 from runkit.errors import ConnectionLost, EnvNotFound, InvalidName, NotAuthorized, ServerError, UsageError
-from tests.server.running import Server, command
+from runkit.server import incoming
+from tests.server.running import REPOSITORY, Server, command
 
 
 def raw(server: Server, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> tuple[int, bytes]:
@@ -205,6 +206,27 @@ class TestFiles:
     def test_names_of_files_are_names(self, server: Server, name: str) -> None:
         with pytest.raises((UsageError, ServerError)):
             server.api.upload("PUT", f"/v1/wheels/{'0' * 64}/{name}", [b"x"], 1)
+
+    def test_what_a_killed_server_left_is_removed(self, tmp_path: Path) -> None:
+        """Here the process that ended is one that only receives."""
+        code = (
+            "import pathlib, sys, tempfile, time\n"
+            "from runkit.server import incoming\n"
+            "tempfile.mkstemp(prefix=incoming.prefix(), dir=sys.argv[1])\n"
+            "(pathlib.Path(tempfile.mkdtemp(prefix=incoming.prefix(), dir=sys.argv[1])) / 'bin').mkdir()\n"
+            "print(flush=True); time.sleep(1000)\n"
+        )
+        kept = tmp_path / ".incoming.another-host.1-1.abc"
+        kept.touch()
+        receiver = [sys.executable, "-c", code, str(tmp_path)]
+        with subprocess.Popen(receiver, cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            incoming.sweep(tmp_path)
+            assert len(list(tmp_path.iterdir())) == 3
+            process.kill()
+        incoming.sweep(tmp_path)
+        assert list(tmp_path.iterdir()) == [kept]
 
     def test_python_of_this_host(self, server: Server) -> None:
         minor = f"3.{sys.version_info[1]}"

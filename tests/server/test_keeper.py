@@ -156,6 +156,19 @@ def test_children_go_with_their_worker(spec: WorkerSpec, folder: Path) -> None:
     assert marked(spec.mark) == []
 
 
+def test_what_an_earlier_keeper_left_is_ended(spec: WorkerSpec) -> None:
+    import subprocess
+
+    environment = {**os.environ, "RUNKIT_WORKER": f"{spec.mark}:3"}  # a child of a worker whose keeper was killed
+    with subprocess.Popen(["sleep", "1000"], env=environment, start_new_session=True) as child:
+        keeper = Keeper(spec, generation=9)
+        keeper.start()
+        try:
+            assert child.poll() == -signal.SIGTERM
+        finally:
+            keeper.stop()
+
+
 def test_what_the_dead_worker_wrote_last_is_not_lost(spec: WorkerSpec, folder: Path) -> None:
     boot = folder / "boot.py"
     boot.write_text(
@@ -234,12 +247,31 @@ class TestProcessId:
     def test_session(self) -> None:
         import subprocess
 
-        with subprocess.Popen(["sh", "-c", "sleep 100 & sleep 100"], start_new_session=True) as leader:
+        environment = {**os.environ, "OURS": "yes"}
+        command = "sleep 100 & sleep 100 & OURS=no sleep 100 & wait"
+        with subprocess.Popen(["sh", "-c", command], env=environment, start_new_session=True) as leader:
             me = ProcessId.of(leader.pid)
             assert me is not None
-            found = eventually(lambda: len(of_session(me)) == 3 and of_session(me))
+            eventually(lambda: len(of_session(me, "OURS=no")) == 1)
+            found = of_session(me, "OURS=yes")
+            assert len(found) == 3
             leader.kill()
             leader.wait()
-            assert len(of_session(me)) == 2  # also when the leader has gone
+            assert len(of_session(me, "OURS=yes")) == 2  # also when the leader has gone
+            (other,) = of_session(me, "OURS=no")  # somebody who has the number by chance
             end(found)
-            assert of_session(me) == []
+            assert of_session(me, "OURS=yes") == []
+            assert other.alive()
+            end([other])
+
+    def test_session_whose_number_is_somebody_elses(self) -> None:
+        import subprocess
+
+        environment = {**os.environ, "OURS": "yes"}
+        with subprocess.Popen(["sleep", "100"], env=environment, start_new_session=True) as sleeper:
+            real = ProcessId.of(sleeper.pid)
+            assert real is not None
+            assert of_session(real, "OURS=yes") == [real]
+            earlier = ProcessId(real.pid, real.started - 1)
+            assert of_session(earlier, "OURS=yes") == []
+            sleeper.kill()

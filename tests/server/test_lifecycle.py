@@ -12,10 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runkit.errors import RunkitError
 from runkit.servlet.processes import ProcessId
 from tests.server.running import Server, command, eventually, free_ports
 
@@ -32,6 +36,15 @@ def test_start_again_changes_nothing(server: Server) -> None:
     assert not again["fresh"]
     assert again["pid"] == server.state["server"]["pid"]
     assert server.env()["worker"]["pid"] == first["pid"]
+
+
+def test_two_starts_at_once_make_one_server(the_server: Server) -> None:
+    the_server.stop()
+    with ThreadPoolExecutor() as threads:
+        both = list(threads.map(lambda _: command("start", "--port", str(the_server.port)), range(2)))
+    first, second = (the_server.started(done) for done in both)
+    assert {first["fresh"], second["fresh"]} == {True, False}
+    assert first["pid"] == second["pid"] == the_server.state["server"]["pid"]
 
 
 def test_nothing_is_left_after_stop(server: Server) -> None:
@@ -56,7 +69,16 @@ def test_restart_of_the_server_alone_keeps_envs_and_objects(server: Server) -> N
     assert old is not None
     server.api.json("POST", "/v1/shutdown", {"keep_ray": True})
     assert old.wait(10)
-    assert server.start()["fresh"]
+    with ThreadPoolExecutor() as threads:
+        started = threads.submit(server.start)
+
+        def ask() -> dict[str, Any] | None:
+            with suppress(OSError, RunkitError):  # it does not listen yet
+                return server.api.json("POST", "/v1/envs/default/call/kept/bit_length", {})
+            return None
+
+        assert eventually(ask) == {"result": 6}  # as soon as it listens; a key is never missing for a moment
+        assert started.result()["fresh"]
     after = server.env()
     assert after["worker"]["pid"] == before["worker"]["pid"]
     eventually(lambda: server.env()["keys"] == ["kept"])  # the worker comes back by itself and says what it has

@@ -89,17 +89,29 @@ def test_replaced(server: Server) -> None:
         assert not late["replaced"]
 
 
-def test_replaced_only_if_alone(server: Server) -> None:
+def test_replaced_for_one_call_only(server: Server) -> None:
+    """Somebody else's call is not killed, be it beside the one that is to be ended or after it."""
     with server.stream() as stream, server.stream() as other:
-        for one in (stream, other):
-            one.start("time", "sleep", 2)
+        numbers = [one.start("time", "sleep", 2) for one in (stream, other)]
         generation = eventually(lambda: server.env()["worker"]["running"] == 2 and server.env()["worker"]["generation"])
-        body = {"generation": generation, "only_if_alone": True}
-        assert not server.api.json("POST", "/v1/envs/default/restart", body)["replaced"]
+
+        def replaced(session: str, number: int) -> bool:
+            body = {"generation": generation, "only_call": [session, number]}
+            return server.api.json("POST", "/v1/envs/default/restart", body)["replaced"]
+
+        assert not replaced(stream.session, numbers[0])
         eventually(lambda: server.env()["worker"]["running"] == 0)
-        one.start("time", "sleep", 5)
+        number = other.start("time", "sleep", 60)
         eventually(lambda: server.env()["worker"]["running"] == 1)
-        assert server.api.json("POST", "/v1/envs/default/restart", body)["replaced"]
+        assert not replaced(stream.session, numbers[0])
+        assert not replaced(other.session, numbers[1])
+        assert not replaced(stream.session, number)
+        assert server.env()["worker"]["generation"] == generation
+        assert replaced(other.session, number)
+        while isinstance(closed := other.frame(), frames.Frame):
+            pass
+        assert closed["reason"] == "replaced"
+        assert server.env()["worker"]["generation"] > generation
 
 
 def test_env_that_does_not_exist(server: Server) -> None:

@@ -14,7 +14,7 @@ from runkit.model.requirements import Requirements
 
 
 @dataclass(frozen=True)
-class Request:
+class EnvRequest:
     """One env, asked for.
 
     Attributes:
@@ -50,7 +50,7 @@ class Request:
 
     @property
     def variables(self) -> str:
-        """Names the environment variables: a change of them costs a new worker, not a new build."""
+        """Names the environment variables: a change of them costs a new worker, and a new build only where set-up commands see them."""
         return digest(dict(self.env_vars))
 
     @property
@@ -64,12 +64,12 @@ class Request:
         return {**asdict(self), "env_vars": dict(self.env_vars), "compute": dict(self.compute), "digest": self.digest}
 
     @classmethod
-    def from_spec(cls, spec: Mapping[str, Any]) -> Request:
+    def from_spec(cls, spec: Mapping[str, Any]) -> EnvRequest:
         """Read what `to_spec` wrote; unknown entries are left aside, as a later version may have written it."""
         known = {name: spec[name] for name in cls.__dataclass_fields__ if name in spec}
         return cls(**{**known, **{n: tuple(known[n]) for n in ("lines", "constraints", "setup_cmds")}})
 
-    def on_top_of(self, kept: Request) -> Request:
+    def on_top_of(self, kept: EnvRequest) -> EnvRequest:
         """This request added to what an env is asked to be already (its `lines` are merged before, see `merge`)."""
         return replace(
             self,

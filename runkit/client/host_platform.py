@@ -18,7 +18,7 @@ _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
 @dataclass(frozen=True)
-class Target:
+class Platform:
     """A Linux host and a Python on it.
 
     Attributes:
@@ -32,8 +32,8 @@ class Target:
     python: str
 
     @classmethod
-    def of_host(cls, host: Mapping[str, Any], python: str) -> Target:
-        """The target that a server's status describes under `host`."""
+    def of_host(cls, host: Mapping[str, Any], python: str) -> Platform:
+        """The platform that a server's status describes under `host`."""
         major, minor = host["glibc"][:2]
         return cls(host["machine"], (int(major), int(minor)), python)
 
