@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 import runkit as rk
+from runkit.client.cluster import store
+from runkit.client.connected import PlacedCode
 from tests.calls import jobs
 from tests.hosts import Host
 
@@ -65,7 +67,7 @@ def test_a_handle_belongs_to_its_cluster(cluster: rk.Cluster) -> None:
     kept = rk.function(jobs.echo).to(cluster).options(keep="k")(1)
     other = rk.cluster("other", host="other.invalid")
     with pytest.raises(rk.errors.NotPicklable, match=r"another cluster than 'other'.*\.fetch\(\)"):
-        other.put("k", kept, env="default", roots=[])
+        store(other, "k", kept, PlacedCode("default", []))
     cluster.delete("k")
     with pytest.raises(KeyError, match="k"):
         rk.function(jobs.echo).to(cluster)(kept)

@@ -205,9 +205,9 @@ def test_build_is_ended_by_ctrl_c(server: Server, tmp_path: Path) -> None:
         "from runkit.model.env import env\n"
         "port, token, pid = sys.argv[1:]\n"
         "api = Api(lambda: socket.create_connection(('127.0.0.1', port)), pathlib.Path(token).read_text())\n"
-        "deployer = Deployer(api, api.json('GET', '/v1/status'), progress=lambda event: print(event, flush=True))\n"
+        "deployer = Deployer(api, api.json('GET', '/v1/status'))\n"
         "try:\n"
-        "    deployer.send(env('pressed', setup_cmds=[f'echo $$ > {pid}; echo on; sleep 600']))\n"
+        "    deployer.send(env('pressed', setup_cmds=[f'echo $$ > {pid}; echo on; sleep 600']), progress=lambda event: print(event, flush=True))\n"
         "except KeyboardInterrupt:\n"
         "    print(deployer.send(env('pressed')).name, flush=True)\n"
     )
