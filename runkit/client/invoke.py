@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from runkit.client.call import Call, run
+from runkit.client.call import Call, run, stop_all
 from runkit.client.finisher import finisher
 from runkit.client.generator import AsyncRemoteGenerator, RemoteGenerator
 from runkit.client.request import DEFAULTS, Caller, Options, Request
@@ -199,21 +199,14 @@ class Results(Iterator[Any]):
             self._calls.popleft()
             self._fill()
         except KeyboardInterrupt:
-            self._stop_all()
+            self._arguments = iter(())
+            stop_all(self._calls)
+            self._calls.clear()
             raise
         except BaseException:
             self.close()
             raise
         return result
-
-    def _stop_all(self) -> None:
-        """Somebody has pressed Ctrl-C: what runs is stopped, too."""
-        self._arguments = iter(())
-        for call in self._calls:
-            call.stop()
-        for call in self._calls:
-            call.cancel()
-        self._calls.clear()
 
     def close(self) -> None:
         """Send no more calls, and cancel those that wait for their turn."""
