@@ -126,6 +126,13 @@ def find_server(transport: Transport, port: int) -> ServerInfo | None:
 
 
 @_in_time
+def was_killed(transport: Transport, port: int) -> bool:
+    """Whether a server of this client's runkit ended there and left its Ray behind, which one that is stopped takes along."""
+    host = _ask(transport, port, "")
+    return not host.runs and host.left.get("code") == code.read().digest and bool(host.left.get("ray"))
+
+
+@_in_time
 def stop(transport: Transport, port: int, progress: Report = lambda event: None) -> bool:
     """End the server, its Ray and its envs, also those that a killed server left; False if nothing ran."""
     port = port or embedded_port()
