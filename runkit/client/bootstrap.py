@@ -371,10 +371,11 @@ def _run_setup(transport: Transport, host: Host, mine: Code, port: int, progress
     lines.end()
     if lines.error is not None:
         error = problems.from_json(lines.error)
+        where = "this machine" if isinstance(transport, Local) else transport.description
         if isinstance(error, SetupFailed):
-            raise SetupFailed(f"{transport.description}: {error}\n" + "\n".join(lines.last), "\n".join(lines.last))
+            raise SetupFailed(f"{where}: {error}\n" + "\n".join(lines.last), "\n".join(lines.last))
         if isinstance(error, RunkitError):
-            error.args = (f"{transport.description}: {error.args[0]}", *error.args[1:])
+            error.args = (f"{where}: {error.args[0]}", *error.args[1:])
         raise error
     if done.returncode:
         output = "\n".join(lines.last)

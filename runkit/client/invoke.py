@@ -145,7 +145,7 @@ class Invoker:
         window = max(IN_FLIGHT, 2 * (self.chosen.concurrency or 0))
         if self.chosen.timeout is not None and self.chosen.concurrency is not None:
             window = self.chosen.concurrency  # a call's time counts from sending: none is sent to wait for its turn
-        return Results(lambda args: self.submit(*args), arguments, window)
+        return Results(self, arguments, window)
 
 
 async def _awaited(request: Request) -> Any:
@@ -163,8 +163,8 @@ async def _awaited(request: Request) -> Any:
 class Results(Iterator[Any]):
     """The results of a `map`, in input order. The first error is raised at its place; closing cancels what has not started."""
 
-    def __init__(self, submit: Callable[[Iterable[Any]], Call], arguments: Iterable[Iterable[Any]], window: int):
-        self._submit = submit
+    def __init__(self, invoker: Invoker, arguments: Iterable[Iterable[Any]], window: int):
+        self._invoker = invoker
         self._arguments = iter(arguments)
         self._window = window
         self._calls: deque[Call] = deque()
@@ -182,7 +182,7 @@ class Results(Iterator[Any]):
                 self._fail_later(error)
                 return
             try:
-                self._calls.append(self._submit(args))
+                self._calls.append(self._invoker.submit(*args))
             except Exception as error:
                 self._fail_later(error)
 
@@ -216,6 +216,10 @@ class Results(Iterator[Any]):
     def __del__(self) -> None:
         if self._calls:
             finisher.post(_drop, self._calls)
+
+    def __repr__(self) -> str:
+        of = self._invoker
+        return f"<results of {of.label} on {of.caller.name!r}, env {of.env!r}: iterate over them, or list(...)>"
 
 
 def _drop(calls: deque[Call]) -> None:
