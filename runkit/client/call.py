@@ -19,6 +19,7 @@ from runkit.client.request import GRACE, RETRIED, Request, pause_before, replace
 from runkit.client.session import Session
 from runkit.client.waiting import Waiting, deadline_of
 from runkit.errors import CallTimeout
+from runkit.model.mistakes import plainly
 from runkit.wire import frames
 from runkit.wire.streams import spawn
 
@@ -267,11 +268,13 @@ class Call(concurrent.futures.Future[Any]):
                 return False
         return True
 
+    @plainly
     def result(self, timeout: float | None = None) -> Any:
         """The result, when it is there; as `concurrent.futures.Future.result`."""
         self._hurry()
         return super().result(timeout)
 
+    @plainly
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception, or None; as `concurrent.futures.Future.exception`."""
         self._hurry()

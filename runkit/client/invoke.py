@@ -16,6 +16,7 @@ from runkit.client.generator import AsyncRemoteGenerator, RemoteGenerator
 from runkit.client.request import DEFAULTS, Caller, Options, Request
 from runkit.client.session import Target
 from runkit.errors import UsageError
+from runkit.model.mistakes import plainly
 from runkit.wire import codec
 from runkit.wire.names import check_name
 
@@ -190,6 +191,7 @@ class Results(Iterator[Any]):
         """Raise it at its place: after the results of what has been sent."""
         self._problem, self._arguments = error, iter(())
 
+    @plainly
     def __next__(self) -> Any:
         if not self._calls:
             problem, self._problem = self._problem, None
