@@ -244,7 +244,9 @@ class Connection:
         """Have the server that has gone started again, since calls wait for it; False if it has ended for good."""
         try:
             return self._bring_back()
-        except (RunkitError, OSError) as error:
+        except OSError:  # the host cannot be reached just now: that may pass
+            return True
+        except RunkitError as error:
             if not self._closed:
                 self._tell(f"the server could not be started again: {error}")
             return False
