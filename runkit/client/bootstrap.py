@@ -126,6 +126,13 @@ def find_server(transport: Transport, port: int) -> ServerInfo | None:
 
 
 @_in_time
+def was_killed(transport: Transport, port: int) -> bool:
+    """Whether a server of this client's runkit ended there and left its Ray behind, which one that is stopped takes along."""
+    host = _ask(transport, port, "")
+    return not host.runs and host.left.get("code") == code.read().digest and bool(host.left.get("ray"))
+
+
+@_in_time
 def stop(transport: Transport, port: int, progress: Report = lambda event: None) -> bool:
     """End the server, its Ray and its envs, also those that a killed server left; False if nothing ran."""
     port = port or embedded_port()
@@ -364,10 +371,11 @@ def _run_setup(transport: Transport, host: Host, mine: Code, port: int, progress
     lines.end()
     if lines.error is not None:
         error = problems.from_json(lines.error)
+        where = "this machine" if isinstance(transport, Local) else transport.description
         if isinstance(error, SetupFailed):
-            raise SetupFailed(f"{transport.description}: {error}\n" + "\n".join(lines.last), "\n".join(lines.last))
+            raise SetupFailed(f"{where}: {error}\n" + "\n".join(lines.last), "\n".join(lines.last))
         if isinstance(error, RunkitError):
-            error.args = (f"{transport.description}: {error.args[0]}", *error.args[1:])
+            error.args = (f"{where}: {error.args[0]}", *error.args[1:])
         raise error
     if done.returncode:
         output = "\n".join(lines.last)

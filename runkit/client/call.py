@@ -8,18 +8,18 @@ import contextlib
 import html
 import threading
 import time
-import warnings
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from typing import Any
 
 from runkit.client.deadlines import deadlines
 from runkit.client.finisher import finisher
 from runkit.client.generator import RemoteGenerator
 from runkit.client.printing import Printer
-from runkit.client.request import GRACE, RETRIED, Request, pause_before, replace_worker, stopped
+from runkit.client.request import GRACE, RETRIED, Request, pause_before, replace_worker, stopped, tell_stopped
 from runkit.client.session import Session
 from runkit.client.waiting import Waiting, deadline_of
 from runkit.errors import CallTimeout
+from runkit.model.mistakes import plainly
 from runkit.wire import frames
 from runkit.wire.streams import spawn
 
@@ -78,6 +78,7 @@ class Call(concurrent.futures.Future[Any]):
         self._why = ""
         self._how = ""
         self._replacing = False
+        self._silent = False
         self._came_in_time = False
         self._settling = threading.Lock()
         self._printer = Printer()
@@ -190,8 +191,9 @@ class Call(concurrent.futures.Future[Any]):
                 ),
             )
             return
-        if how and ("could not" in how or "replaced" in how):
-            warnings.warn(f"{self._request.label} was cancelled; {how}", RuntimeWarning, stacklevel=2)
+        self._how = how
+        if not self._silent:
+            tell_stopped(self._request, "cancelled", how)
         with self._settling:
             if not self.done():
                 super().cancel()
@@ -233,14 +235,19 @@ class Call(concurrent.futures.Future[Any]):
         session.stop(self._number, why)
         if threading.current_thread() is finisher.thread:  # from a done-callback: the answer can only come later
             return True
-        if not self._settles(GRACE):
-            self._replacing = True
-            how = replace_worker(self._request, session, self._number)
-            if not self.done():
-                self._came_in_time = True
-                self._end()
-                self._finish_stopped(how)
+        self._await_end(session, time.monotonic() + GRACE)
         return self._came_in_time
+
+    def _await_end(self, session: Session, deadline: float) -> None:
+        """Wait for the worker to say how stopping went; what does not react by the deadline is ended from outside."""
+        if self._settles(deadline):
+            return
+        self._replacing = True
+        how = replace_worker(self._request, session, self._number)
+        if not self.done():
+            self._came_in_time = True
+            self._end()
+            self._finish_stopped(how)
 
     def _force(self, session: Session) -> bool:
         self._replacing = True
@@ -254,19 +261,20 @@ class Call(concurrent.futures.Future[Any]):
             self._finish_stopped("")
         return self._came_in_time
 
-    def _settles(self, seconds: float) -> bool:
+    def _settles(self, deadline: float) -> bool:
         assert self._session is not None
-        end = time.monotonic() + seconds
-        while not concurrent.futures.wait([self], min(seconds, 0.25)).done:
-            if time.monotonic() > end or not self._session.lane.connected:
+        while not concurrent.futures.wait([self], min(max(deadline - time.monotonic(), 0.0), 0.25)).done:
+            if time.monotonic() > deadline or not self._session.lane.connected:
                 return False
         return True
 
+    @plainly
     def result(self, timeout: float | None = None) -> Any:
         """The result, when it is there; as `concurrent.futures.Future.result`."""
         self._hurry()
         return super().result(timeout)
 
+    @plainly
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception, or None; as `concurrent.futures.Future.exception`."""
         self._hurry()
@@ -318,3 +326,19 @@ class Call(concurrent.futures.Future[Any]):
 
     def _repr_html_(self) -> str:
         return f"<code>{html.escape(repr(self)[1:-1])}</code>"
+
+
+def stop_all(calls: Collection[Call]) -> None:
+    """Stop calls that somebody has started together; comes back when that is settled, and says how it went once for all."""
+    for call in calls:
+        call._silent = True
+        call.stop()
+    deadline = time.monotonic() + GRACE
+    for call in calls:
+        if call._session is None:
+            call.cancel()
+        elif not call.done():
+            call._await_end(call._session, deadline)
+    told = {call._how: call for call in calls if call.cancelled()}
+    for how, call in told.items():
+        tell_stopped(call._request, "interrupted", how)

@@ -29,13 +29,17 @@ _T = TypeVar("_T")
 _open: weakref.WeakSet[Connected] = weakref.WeakSet()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PlacedCode:
     """Where code went: the env's name, and the roots that calls of it name."""
 
     env: str
     roots: list[dict[str, Any]]
     lost_keys: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        lost = f"; objects lost with its old process: {', '.join(map(repr, self.lost_keys))}" if self.lost_keys else ""
+        return f"<env {self.env!r}: ready{lost}>"
 
 
 class Connected:

@@ -19,12 +19,19 @@ from websockets.frames import Opcode, apply_mask  # type: ignore[attr-defined]  
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
+from runkit.client.progress import Progress
 from runkit.client.session import Session
 from runkit.errors import ConnectionLost, NotAuthorized, RunkitError, ServerError, WorkerDied
 from runkit.wire.streams import CHUNK, prepare, spawn
 
 RECONNECT_SECONDS = float(os.environ.get("RUNKIT_RECONNECT_SECONDS", "60"))
 """How long a broken connection is tried again before its calls fail with `ConnectionLost`."""
+
+_NOTICE_SECONDS = 2.0
+"""How long a broken connection goes unnoticed by whoever waits for a call."""
+
+_GONE_SECONDS = 3.0
+"""How long the server's port has to refuse until the server is taken for ended: a new one comes up in that time as a rule."""
 
 _ROUTE = struct.Struct("<H")
 _HEAD16 = struct.Struct("!BBH")
@@ -38,9 +45,10 @@ class Connection:
         name: the cluster's name, for messages.
         open_stream: gives a new byte stream to the server's port, or to the path of a UNIX socket over there; raises
             RunkitError or OSError.
-        streams_unix: whether it can reach UNIX sockets.
         token: the server's token.
         hello: what the server is told first (client id, code digest, version).
+        streams_unix: whether it can reach UNIX sockets.
+        bring_back: starts a server again that was killed; False if it was ended on purpose. Raises RunkitError or OSError.
     """
 
     def __init__(
@@ -50,8 +58,10 @@ class Connection:
         token: str,
         hello: dict[str, Any],
         streams_unix: bool,
+        bring_back: Callable[[], bool],
     ):
         self.name = name
+        self._bring_back = bring_back
         self.streams_unix = streams_unix
         self._open_stream = open_stream
         self._token = token
@@ -177,7 +187,10 @@ class Connection:
             self._fail(error, f"cannot be used any more ({type(error).__name__}: {error})")
 
     def _keep_connected(self) -> None:
-        deadline = time.monotonic() + RECONNECT_SECONDS
+        broke = time.monotonic()
+        deadline = broke + RECONNECT_SECONDS
+        refused = 0.0  # since when the host has said that nobody listens there
+        told = False
         pause = 0.02
         while not self._closed:
             problem: BaseException
@@ -202,7 +215,8 @@ class Connection:
             except (RunkitError, OSError, WebSocketException) as error:
                 problem = error
             if stood:  # whoever has noticed its end first
-                deadline = time.monotonic() + RECONNECT_SECONDS
+                broke, refused, told = time.monotonic(), 0.0, False
+                deadline = broke + RECONNECT_SECONDS
             with self._state_lock:
                 self._socket = None
             for session in list(self._sessions.values()):
@@ -212,8 +226,34 @@ class Connection:
             if time.monotonic() > deadline:
                 self._fail(problem, f"broke and did not come back within {RECONNECT_SECONDS:g} s ({problem})")
                 return
+            if self._ready.is_set() and any(session.awaited for session in list(self._sessions.values())):
+                now = time.monotonic()
+                refused = (refused or now) if isinstance(problem, ConnectionRefusedError) else 0.0
+                if refused and now > refused + _GONE_SECONDS:
+                    if not self._revived():
+                        self._fail(problem, "broke, and the server has ended")
+                        return
+                    refused = 0.0
+                elif not told and now > broke + _NOTICE_SECONDS:
+                    told = True
+                    self._tell(f"the connection broke ({problem}); trying again for up to {RECONNECT_SECONDS:g} s")
             time.sleep(pause)
             pause = min(pause * 2, 1.0)
+
+    def _revived(self) -> bool:
+        """Have the server that has gone started again, since calls wait for it; False if it has ended for good."""
+        try:
+            return self._bring_back()
+        except OSError:  # the host cannot be reached just now: that may pass
+            return True
+        except RunkitError as error:
+            if not self._closed:
+                self._tell(f"the server could not be started again: {error}")
+            return False
+
+    def _tell(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a standard error that takes nothing is no reason to end calls
+            Progress(self.name)({"warning": text})
 
     def _fail(self, problem: BaseException, how: str) -> None:
         sessions = self._end()

@@ -340,7 +340,8 @@ class Deployer:
         kept = Lock.from_json(spec["lock"]) if spec.get("lock") else None
         if kept and kept.fits(target) and not force and spec.get("resolution") == request.resolution:
             return kept
-        self._progress({"phase": f"resolve {len(wanted.lines)} requirements"})
+        if many := len(wanted.lines):
+            self._progress({"phase": "resolve 1 requirement" if many == 1 else f"resolve {many} requirements"})
         known = spec.get("packages") or ()
         return resolve(wanted, target, cwd=env.base, prefer=known, cache=self._home / "locks", upgrade=force)
 

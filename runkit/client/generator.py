@@ -13,6 +13,7 @@ from runkit.client.finisher import finisher
 from runkit.client.request import RETRIED, Request, pause_before, stopped
 from runkit.client.waiting import Waiting, deadline_of
 from runkit.errors import CallError
+from runkit.model.mistakes import plainly
 from runkit.wire import frames
 
 
@@ -106,6 +107,7 @@ class RemoteGenerator(Generator[Any, None, Any]):
         if waiting is None:
             self._items.send()
 
+    @plainly
     def __next__(self) -> Any:
         items = self._items
         assert items is not None

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from runkit.client.call import Call, run
+from runkit.client.call import Call, run, stop_all
 from runkit.client.finisher import finisher
 from runkit.client.generator import AsyncRemoteGenerator, RemoteGenerator
 from runkit.client.request import DEFAULTS, Caller, Options, Request
 from runkit.client.session import Target
 from runkit.errors import UsageError
+from runkit.model.mistakes import plainly
 from runkit.wire import codec
 from runkit.wire.names import check_name
 
@@ -145,7 +146,7 @@ class Invoker:
         window = max(IN_FLIGHT, 2 * (self.chosen.concurrency or 0))
         if self.chosen.timeout is not None and self.chosen.concurrency is not None:
             window = self.chosen.concurrency  # a call's time counts from sending: none is sent to wait for its turn
-        return Results(lambda args: self.submit(*args), arguments, window)
+        return Results(self, arguments, window)
 
 
 async def _awaited(request: Request) -> Any:
@@ -163,8 +164,8 @@ async def _awaited(request: Request) -> Any:
 class Results(Iterator[Any]):
     """The results of a `map`, in input order. The first error is raised at its place; closing cancels what has not started."""
 
-    def __init__(self, submit: Callable[[Iterable[Any]], Call], arguments: Iterable[Iterable[Any]], window: int):
-        self._submit = submit
+    def __init__(self, invoker: Invoker, arguments: Iterable[Iterable[Any]], window: int):
+        self._invoker = invoker
         self._arguments = iter(arguments)
         self._window = window
         self._calls: deque[Call] = deque()
@@ -182,7 +183,7 @@ class Results(Iterator[Any]):
                 self._fail_later(error)
                 return
             try:
-                self._calls.append(self._submit(args))
+                self._calls.append(self._invoker.submit(*args))
             except Exception as error:
                 self._fail_later(error)
 
@@ -190,6 +191,7 @@ class Results(Iterator[Any]):
         """Raise it at its place: after the results of what has been sent."""
         self._problem, self._arguments = error, iter(())
 
+    @plainly
     def __next__(self) -> Any:
         if not self._calls:
             problem, self._problem = self._problem, None
@@ -199,21 +201,14 @@ class Results(Iterator[Any]):
             self._calls.popleft()
             self._fill()
         except KeyboardInterrupt:
-            self._stop_all()
+            self._arguments = iter(())
+            stop_all(self._calls)
+            self._calls.clear()
             raise
         except BaseException:
             self.close()
             raise
         return result
-
-    def _stop_all(self) -> None:
-        """Somebody has pressed Ctrl-C: what runs is stopped, too."""
-        self._arguments = iter(())
-        for call in self._calls:
-            call.stop()
-        for call in self._calls:
-            call.cancel()
-        self._calls.clear()
 
     def close(self) -> None:
         """Send no more calls, and cancel those that wait for their turn."""
@@ -223,6 +218,10 @@ class Results(Iterator[Any]):
     def __del__(self) -> None:
         if self._calls:
             finisher.post(_drop, self._calls)
+
+    def __repr__(self) -> str:
+        of = self._invoker
+        return f"<results of {of.label} on {of.caller.name!r}, env {of.env!r}: iterate over them, or list(...)>"
 
 
 def _drop(calls: deque[Call]) -> None:

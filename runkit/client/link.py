@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from runkit.client.api import Api
-from runkit.client.bootstrap import ServerInfo, bootstrap
+from runkit.client.bootstrap import ServerInfo, bootstrap, find_server, was_killed
 from runkit.client.connection import Connection
 from runkit.client.deploy import Deployed, Deployer, SyncedRoot
 from runkit.client.manifest import Manifest, scan
@@ -48,7 +48,7 @@ class Link:
             "session": uuid.uuid4().hex,
             "address": f"{socket.gethostname()}:{os.getpid()}",
         }
-        self.connection = Connection(name, self.stream, self.info.token, hello, transport.streams_unix)
+        self.connection = Connection(name, self.stream, self.info.token, hello, transport.streams_unix, self.bring_back)
         try:
             self.connection.wait_ready(20)
         except BaseException:
@@ -89,6 +89,14 @@ class Link:
             info = bootstrap(self.transport, port=self.info.port, progress=progress)
         same, self.info = info.token == self.info.token, info
         return same and self.connection.wait_connected(20)
+
+    def bring_back(self) -> bool:
+        """Start the server again if it was killed; False if it was ended on purpose, or belongs to another runkit now."""
+        if not was_killed(self.transport, self.info.port):
+            return find_server(self.transport, self.info.port) is not None  # it has come back meanwhile
+        Progress(self.name)({"warning": "the server has died; it is started again"})
+        bootstrap(self.transport, port=self.info.port)
+        return True
 
     def session(self, env: str) -> Session:
         return self.connection.session(env)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -20,7 +21,14 @@ Report = Callable[[Mapping[str, Any]], None]
 
 def level() -> int:
     """The level that RUNKIT_LOG asks for."""
-    return LEVELS.get(os.environ.get("RUNKIT_LOG", "info").lower(), 1)
+    return _named(os.environ.get("RUNKIT_LOG") or "info")
+
+
+@functools.cache  # said once
+def _named(name: str) -> int:
+    if name.lower() not in LEVELS and sys.stderr is not None:
+        sys.stderr.write(f"runkit: RUNKIT_LOG={name} is none of {', '.join(LEVELS)}; taken for info\n")
+    return LEVELS.get(name.lower(), LEVELS["info"])
 
 
 class Progress:

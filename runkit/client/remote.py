@@ -10,7 +10,7 @@ from runkit.client.invoke import Invoker, destination, sending_to
 from runkit.client.request import SILENT, Options, Request
 from runkit.client.session import Target
 from runkit.errors import UsageError
-from runkit.model.mistakes import plainly
+from runkit.model.mistakes import mistake, plainly
 from runkit.wire import codec, handles
 
 if TYPE_CHECKING:
@@ -35,9 +35,10 @@ class RemoteObject:
         state = {"cluster": cluster, "env": env, "key": key, "type": type_name, "methods": methods}
         object.__setattr__(self, "_runkit", state)
 
+    @plainly
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
-            raise AttributeError(name)
+            raise mistake(AttributeError(name))
         state = self._runkit
         known = known_methods(self)
         if name in known:
@@ -51,15 +52,19 @@ class RemoteObject:
         if name in _OF_CALLABLES and "__call__" in known:
             return getattr(RemoteMethod.of(self, "__call__", known["__call__"]), name)
         kind = state["type"] or "the remote object"
-        raise AttributeError(f"{kind} has no method {name!r}; for an attribute use .remote.{name}")
+        raise mistake(AttributeError(f"{kind} has no method {name!r}; for an attribute use .remote.{name}"))
 
+    @plainly
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"{name!r} would be set on the proxy here; use .remote.{name} = ... to set it over there")
+        raise mistake(
+            AttributeError(f"{name!r} would be set on the proxy here; use .remote.{name} = ... to set it over there")
+        )
 
+    @plainly
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         known = known_methods(self)
         if "__call__" not in known:
-            raise TypeError(f"{self._runkit['type'] or 'the remote object'} is not callable")
+            raise mistake(TypeError(f"{self._runkit['type'] or 'the remote object'} is not callable"))
         return RemoteMethod.of(self, "__call__", known["__call__"])(*args, **kwargs)
 
     def __dir__(self) -> list[str]:

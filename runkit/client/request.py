@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from runkit.client.envs import HERE
+from runkit.client.progress import Progress
 from runkit.client.session import Begun, Session, Sink, Target
 from runkit.errors import (
     ConnectionLost,
@@ -196,3 +197,9 @@ def stopped(frame: frames.Frame) -> str:
     if frame.meta["stopped"]:
         return how or "its work was stopped"
     return f"its work could not be stopped and goes on over there ({how}); call.cancel(force=True) replaces the env's process"
+
+
+def tell_stopped(request: Request, ended: str, how: str) -> None:
+    """Say, each time, what a call that did not let itself be stopped has cost or still costs; `ended`: "cancelled", say."""
+    if "could not" in how or "replaced" in how:
+        Progress(request.caller.name)({"warning": f"{request.label} was {ended}; {how}"})

@@ -75,6 +75,11 @@ class Session:
     def connection(self) -> Connection:
         return self._connection
 
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody waits for it: for a call, or for its beginning."""
+        return bool(self._sinks) or not self.greeted.is_set()
+
     def hello(self) -> bytes:
         """The first frame of a new connection that carries this session."""
         self._decoder = Decoder()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import queue
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 from runkit.client.printing import Printer
-from runkit.client.request import GRACE, Options, Request, replace_worker, stopped
+from runkit.client.request import GRACE, Options, Request, replace_worker, stopped, tell_stopped
 from runkit.client.session import Session
 from runkit.errors import CallTimeout
 from runkit.wire import frames
@@ -84,8 +83,7 @@ class Waiting:
     def interrupted(self) -> None:
         """Stop the call, because somebody has pressed Ctrl-C."""
         how = self.stop("cancel")
-        if "replaced" in how or "could not" in how:
-            warnings.warn(f"{self.request.label} was interrupted: {how}", RuntimeWarning, stacklevel=3)
+        tell_stopped(self.request, "interrupted", how)
 
     def stop(self, why: str) -> str:
         """Stop the remote work and wait until that is settled; says in words how it went."""

@@ -1,5 +1,6 @@
 # What a client asks a host first, in one go: lines of "name=value". Wants the variables port and code (the client's digest).
-# Changes nothing. Where the server runs with this very code it stops early: the rest is only needed to set the host up.
+# Changes nothing. Where the server runs with this very code, or no code is named, it stops early: the rest is only needed to set the
+# host up.
 home=${RUNKIT_HOME:-$HOME/.runkit}
 runtime=${RUNKIT_RUNTIME_DIR:-/tmp/runkit-$(id -u)}/$port
 echo "home=$home"
@@ -17,6 +18,7 @@ case $stat in
         case $state in *"\"code\": \"$code\""*) echo "end=" && exit 0 ;; esac
         ;;
 esac
+[ -z "$code" ] && echo "end=" && exit 0
 [ -d "$home/code/$code" ] && echo "has_code=1"
 echo "glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null || ldd --version 2>&1 | head -n 1)"
 folder=$home

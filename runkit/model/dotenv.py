@@ -30,8 +30,10 @@ def read_dotenv(path: str | Path) -> dict[str, str]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig").replace("\r\n", "\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the file of environment variables {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise UsageError(f"the file of environment variables {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the file of environment variables {path} cannot be read: {error}") from None
     found: dict[str, str] = {}
     at = 0
     while at < len(text):

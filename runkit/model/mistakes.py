@@ -16,7 +16,9 @@ FROM_AFAR = "raised on cluster"
 """How the note of an error that came from remote code begins."""
 
 _P = ParamSpec("_P")
+_E = TypeVar("_E", bound=Exception)
 _T = TypeVar("_T")
+_STANDARD = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "")
 _OWN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
@@ -30,11 +32,13 @@ def plainly(function: Callable[_P, _T]) -> Callable[_P, _T]:
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
             return function(*args, **kwargs)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             if os.environ.get("RUNKIT_LOG", "").lower() == "debug":
                 raise
             frames, known = _frames(error.__traceback__)
-            if not (known or isinstance(error, _RAISED) or _of_the_call(error)):
+            if isinstance(error, KeyboardInterrupt):  # where runkit waited tells nobody anything
+                frames = [one for one in frames if not _waits(one)]
+            elif not (known or isinstance(error, _RAISED) or _of_the_call(error)):
                 raise
             error.__traceback__ = _chain(frames)
             for earlier in _earlier(error):
@@ -44,11 +48,25 @@ def plainly(function: Callable[_P, _T]) -> Callable[_P, _T]:
     return call
 
 
+def mistake(error: _E) -> _E:
+    """The error, raised knowingly although it is of a type that could as well be a fault of runkit's own."""
+    error.__dict__["_runkit_mistake"] = True
+    return error
+
+
 def _of_the_call(error: Exception) -> bool:
     """Whether the arguments were wrong: of the remote function, which then has no frame over there, or of the one called here."""
+    if "_runkit_mistake" in error.__dict__:
+        return True
     if any(str(note).startswith(FROM_AFAR) for note in getattr(error, "__notes__", ())):
         return True
     return error.__traceback__ is not None and error.__traceback__.tb_next is None
+
+
+def _waits(traceback: types.TracebackType) -> bool:
+    """Whether a frame is of a library, which runkit was in when somebody pressed Ctrl-C."""
+    file = traceback.tb_frame.f_code.co_filename
+    return file.startswith((_STANDARD, "<frozen")) or f"{os.sep}site-packages{os.sep}" in file
 
 
 def _frames(traceback: types.TracebackType | None) -> tuple[list[types.TracebackType], bool]:

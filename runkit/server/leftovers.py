@@ -17,7 +17,7 @@ def end_leftovers(settings: Settings, head: ProcessId | None, say: Callable[[str
         say: told what is ended.
     """
     found = False
-    for gently in (3.0, 0.5):  # what is being ended may have started something in the last moment
+    for gently in (1.0, 0.5):  # what is being ended may have started something in the last moment
         left = marked(settings.mark)
         if head is not None:
             left += of_session(head, f"RAY_AUTH_TOKEN_PATH={settings.ray_token}")

@@ -106,8 +106,8 @@ def _settle_with_running(settings: Settings, running: ProcessId, say: Say) -> di
     if reason := why_busy(status):
         raise VersionMismatch(
             f"the server on port {settings.port} runs another version of runkit ({status['version']}, code {status['code'][:12]}) "
-            f"and is in use: {reason}. Ask them to disconnect, or stop it (`runkit server stop --port {settings.port}`, or "
-            "cluster.stop_server())."
+            f"and is in use: {reason}. Ask them to disconnect; or start it anew with your version, without the objects: "
+            f"cluster.restart_server() (on its host: `runkit server stop --port {settings.port}`)."
         )
     say(
         f"the server runs another runkit ({status['version']}, code {status['code'][:12]}) and nobody uses it: it is replaced"

@@ -17,7 +17,7 @@ from typing import Any
 from runkit.errors import ServerError
 from runkit.server.leftovers import end_leftovers
 from runkit.server.settings import Settings, append_to, ensure_secret
-from runkit.servlet.processes import ProcessId, end, pidfd
+from runkit.servlet.processes import ProcessId, pidfd
 from runkit.wire import places, problems
 
 START_SECONDS = 90.0
@@ -245,12 +245,11 @@ class RayCluster:
 
     def stop(self) -> None:
         """End Ray and the workers, everything of it; nothing of any other Ray is touched. Blocks."""
-        head, self.head = self.head, None
-        if head is not None:
-            end([head], gently=5.0)
-            if self._popen is not None:
-                self._popen.poll()
+        self.head = None  # its end is no news
+        # All at once: a head that is asked alone takes its time to say good-bye to parts that nobody needs any more.
         self._clear()
+        if self._popen is not None:
+            self._popen.poll()  # reaps it
         self._settings.write_state(ray=None)
 
     def _clear(self) -> None:

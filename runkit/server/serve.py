@@ -75,7 +75,7 @@ async def _main(settings: Settings, listener: socket.socket, report: _Report, ra
         make_app(head, ensure_secret(settings.token)),
         access_log=None,
         handle_signals=False,
-        shutdown_timeout=1.0,
+        shutdown_timeout=0.25,  # waited for twice where a client is connected, and what it had under way has ended by then
         tcp_keepalive=True,
     )
     await runner.setup()

@@ -132,7 +132,8 @@ def _build(plan: Mapping[str, Any], path: Path, run: _Runner) -> Built:
         ) from error
     python = path / "bin" / "python"
     if plan["packages"]:
-        run.emit({"phase": f"install {len(plan['packages'])} packages"})
+        many = len(plan["packages"])
+        run.emit({"phase": "install 1 package" if many == 1 else f"install {many} packages"})
         _install_lock(plan["lock"], python, run)
     _offer_pip(path, run)
     if plan["setup_cmds"]:

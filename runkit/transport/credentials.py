@@ -46,6 +46,6 @@ class Credentials:
             try:
                 key.open("rb").close()
             except OSError as error:
-                raise UsageError(f"ssh_creds: the key {path} cannot be read: {error.strerror}") from error
+                raise UsageError(f"ssh_creds: the key {path} cannot be read: {error.strerror}") from None
             values["ssh_private_key"] = str(key)
         return cls(**values)

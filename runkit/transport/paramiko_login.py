@@ -150,7 +150,6 @@ def _watch(transport: paramiko.Transport) -> None:
 
 
 def _authenticate(transport: paramiko.Transport, to: Route, name: str) -> dict[str, Any]:
-    tried: list[str] = []
     refusals: list[str] = []
     agent = paramiko.Agent() if to.agent else None
     keys: list[tuple[str, Any]] = (
@@ -160,24 +159,20 @@ def _authenticate(transport: paramiko.Transport, to: Route, name: str) -> dict[s
         try:
             keys.append((path, _load(path, to.password)))
         except (paramiko.SSHException, ValueError, OSError) as error:
-            refusals.append(f"{path} cannot be used ({error})")
+            refusals.append(f"{path} (unusable: {error})")
     for label, key in keys:
-        tried.append(label)
         try:
             transport.auth_publickey(to.user, key)
             return {"ssh_pkey": key}
         except paramiko.AuthenticationException as error:
-            refusals.append(f"{label}: {error}")
+            refusals.append(f"{label} ({str(error).rstrip('.')})")
     if to.password is not None and not to.key_given:
-        tried.append("the password")
         try:
             transport.auth_password(to.user, to.password)
             return {"ssh_password": to.password}
         except paramiko.AuthenticationException as error:
-            refusals.append(f"the password: {error}")
-    raise AuthenticationFailed(
-        f"{name} refused to let us in; tried {', '.join(tried) or 'nothing'}. {'; '.join(refusals)}"
-    )
+            refusals.append(f"the password ({str(error).rstrip('.')})")
+    raise AuthenticationFailed(f"{name} refused to let us in; tried {'; '.join(refusals) or 'nothing'}")
 
 
 def _load(path: str, password: str | None) -> paramiko.PKey:

@@ -17,6 +17,9 @@ STEPS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 PATIENCE = 1.0
 """Seconds between two steps."""
 
+TOGETHER = 1.5
+"""Seconds that a call which does not react waits for others that are being stopped too; their clients wait a little longer."""
+
 
 class Stopper:
     """Ends calls on request.
@@ -31,6 +34,8 @@ class Stopper:
         self._executor = executor
         self._keys = keys
         self._replace = replace
+        self._stubborn: set[Task] = set()  # have not reacted to any step
+        self._deciding = threading.Lock()
         self._main = threading.main_thread().ident or 0
 
     def stop(self, task: Task, why: str) -> None:
@@ -67,19 +72,39 @@ class Stopper:
                 return
             if why == "abandoned":  # nobody waits for it: it may take its time to clean up
                 return
-        others = [one for one in list(self._executor.running.values()) if one is not task]
-        if others:
-            task.finish(frames.CANCELLED, self._goes_on(f"{len(others)} other call(s) run in the same process"))
+        self._stubborn.add(task)
+        try:
+            self._end_process(task, why)
+        finally:
+            self._stubborn.discard(task)
+
+    def _end_process(self, task: Task, why: str) -> None:
+        """Nothing but its process's end stops the call: have that, if nobody's call goes with it that is not to be stopped too."""
+        end = time.monotonic() + TOGETHER
+        while others := [one for one in list(self._executor.running.values()) if one not in self._stubborn]:
+            if time.monotonic() > end or any(one.cancelled in ("", "abandoned") for one in others):
+                task.finish(frames.CANCELLED, self._goes_on(f"{len(others)} other call(s) run in the same process"))
+                self._executor.disown(task)
+                return
+            if task.wait(0.05):
+                return
+        with self._deciding:
+            keys = self._keys()
+            lost = f"; its {len(keys)} stored object(s) went with it: {', '.join(map(repr, keys[:20]))}" if keys else ""
+            how = f"its code did not react, so the env's process was replaced{lost}"
+            answer = {"stopped": True, "how": how, "replaced": True}
+            if not task.finish(
+                frames.CANCELLED, answer
+            ):  # later is too late; false if another has decided for this one
+                return
+            ending = [one for one in list(self._stubborn) if one is not task and one.finish(frames.CANCELLED, answer)]
+            for one in ending:
+                self._executor.disown(one)  # a process is replaced for one call only
+            reason = self._replace(task, f"a call did not stop ({why})")
+            task.give_up(self._goes_on(reason) if task.number in self._executor.running else {"stopped": True})
+            for one in ending:
+                one.give_up(self._goes_on(reason))
             self._executor.disown(task)
-            return
-        keys = self._keys()
-        lost = f"; its {len(keys)} stored object(s) went with it: {', '.join(map(repr, keys[:20]))}" if keys else ""
-        how = f"its code did not react, so the env's process was replaced{lost}"
-        if not task.finish(frames.CANCELLED, {"stopped": True, "how": how, "replaced": True}):  # later is too late
-            return
-        reason = self._replace(task, f"a call did not stop ({why})")
-        task.give_up(self._goes_on(reason) if task.number in self._executor.running else {"stopped": True})
-        self._executor.disown(task)
 
     @staticmethod
     def _goes_on(reason: str) -> dict:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import runkit as rk
-from tests.calls import jobs
+from tests.calls import jobs, jobs_stopping
 from tests.calls.projects import Project
 from tests.hosts import Host
 
@@ -67,7 +70,11 @@ def test_a_refused_key(host: Host, tmp_path: Path) -> None:
     assert host.user in said
     missing = {"ssh_private_key": str(tmp_path / "no-such-key")}
     _, said = run(at(host, creds=missing) + "c.up_if_not()", tmp_path)
-    assert "no-such-key" in said
+    assert said.count("Traceback") == 1
+    assert said.count("no-such-key") == 1
+    _, said = run('rk.env(env_vars="no-such.env")', tmp_path)
+    assert "no-such.env cannot be read: No such file" in said
+    assert said.count("Traceback") == 1
 
 
 def test_a_changed_host_key(host: Host, hosts2: list[Host], tmp_path: Path) -> None:
@@ -108,6 +115,7 @@ def test_a_client_of_another_version(cluster: rk.Cluster, host: Host, tmp_path: 
     assert kind == "VersionMismatch"
     assert "in use" in said
     assert "'mine'" in said
+    assert "cluster.restart_server()" in said
     assert cluster.get("mine") == 1
     cluster.clear()
 
@@ -213,3 +221,34 @@ def test_remote_exceptions_show_no_way_through_runkit(cluster: rk.Cluster) -> No
         rk.function(jobs.deep).to(cluster)(2)
     files = [Path(str(frame.path)).name for frame in caught.traceback]
     assert files == ["test_bad_input.py", "jobs.py", "jobs.py", "jobs.py"]
+
+
+def test_a_proxy_shows_no_way_through_runkit(cluster: rk.Cluster) -> None:
+    cluster.put("listed", [1])
+    proxy = cluster.get("listed", remote=True)
+
+    def set_loss() -> None:
+        proxy.loss = 1
+
+    for use, kind in ((lambda: proxy.nothing, AttributeError), (set_loss, AttributeError), (proxy, TypeError)):
+        with pytest.raises(kind) as caught:
+            use()
+        assert {Path(str(frame.path)).name for frame in caught.traceback} == {"test_bad_input.py"}
+    cluster.clear()
+
+
+@pytest.mark.parametrize("how", ["call", "submit", "map", "generator"])
+def test_ctrl_c_shows_the_users_line_alone(cluster: rk.Cluster, how: str) -> None:
+    nap, count = (rk.function(f).to(cluster) for f in (jobs.nap, jobs_stopping.slow_items))
+    items = count(60)
+    ways: dict[str, Callable[[], Any]] = {
+        "call": lambda: nap(60),
+        "submit": lambda: nap.submit(1).result(),
+        "map": lambda: list(nap.map([60])),
+        "generator": lambda: [next(items), next(items)],
+    }
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        ways[how]()
+    assert {Path(str(frame.path)).name for frame in caught.traceback} == {"test_bad_input.py"}
+    items.close()

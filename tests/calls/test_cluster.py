@@ -174,6 +174,10 @@ def test_how_things_look(cluster: rk.Cluster, host: Host) -> None:
     assert call.result() == 3
     assert repr(call) == "<Call add on 'box', env 'default': finished>"
     assert "finished" in call._repr_html_()
+    sums = add.to(cluster).map([1], [2])
+    assert repr(sums) == "<results of add on 'box', env 'default': iterate over them, or list(...)>"
+    assert list(sums) == [3]
+    assert repr(rk.env().to(cluster)) == "<env 'default': ready>"
     env = rk.env(name="look", reqs=["a<b"], env_vars={"TOKEN": "hunter2"})
     assert "hunter2" not in repr(env) + env._repr_html_()
     assert "a&lt;b" in env._repr_html_()

@@ -77,6 +77,26 @@ def test_the_server_is_killed_during_a_call(frail: Host, capsys: pytest.CaptureF
         cluster.clear()
 
 
+def test_a_killed_server_comes_back_for_a_call_and_one_that_was_stopped_does_not(
+    frail: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_cluster(frail) as cluster, open_cluster(frail) as other:
+        nap = rk.function(jobs.nap).to(cluster)
+        call = nap.submit(5, "done")
+        time.sleep(0.5)
+        frail.run(f"kill -9 {cluster.status()['pid']}")
+        assert call.result(timeout=60) == "done"
+        said = capsys.readouterr().err
+        assert "frail: the connection broke" in said
+        assert "frail: the server has died; it is started again" in said
+        call = nap.submit(60)
+        time.sleep(0.5)
+        assert other.stop_server()
+        with pytest.raises((rk.errors.WorkerDied, rk.errors.ConnectionLost)):
+            call.result(timeout=40)
+        assert not other.is_up()
+
+
 @pytest.mark.parametrize("alive", [True, False])
 def test_a_restart_of_the_server_during_a_call(frail: Host, alive: bool) -> None:
     with open_cluster(frail) as cluster:

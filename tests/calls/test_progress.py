@@ -44,3 +44,12 @@ def test_brackets_in_a_command_are_no_markup(terminal: Terminal, monkeypatch: py
         progress({"phase": "sync"})
         progress({"phase": "set-up command: sed s:[/]:_: [red]"})
         assert terminal.shows("set-up command: sed s:[/]:_: [red] 0 s")
+
+
+def test_a_level_that_there_is_not(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("RUNKIT_LOG", "bogus")
+    for _ in range(2):
+        Progress("box")({"log": "shown as usual"})
+    assert terminal.getvalue().count("RUNKIT_LOG=bogus is none of debug, info, warning, quiet") == 1
+    assert terminal.getvalue().count("shown as usual") == 2

@@ -157,7 +157,7 @@ def test_a_stubborn_call_among_others_goes_on(cluster: rk.Cluster, side: rk.Env,
 
 
 def test_a_call_that_holds_the_gil_is_replaced_from_outside(
-    cluster: rk.Cluster, side: rk.Env, on: Callable[[Any], Any]
+    cluster: rk.Cluster, side: rk.Env, on: Callable[[Any], Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster.put("model", [1], env=side)
     before = on(jobs.pid)()
@@ -168,8 +168,10 @@ def test_a_call_that_holds_the_gil_is_replaced_from_outside(
     assert on(jobs.pid)() != before
     call = on(jobs_stopping.hold_the_gil).submit()
     time.sleep(1)
-    with pytest.warns(RuntimeWarning, match="replaced"):
-        assert call.cancel()
+    assert call.cancel()
+    assert "box: hold_the_gil was cancelled; its code did not react, so the env's process was replaced" in (
+        capsys.readouterr().err
+    )
     assert on(jobs.add)(1, 2) == 3
 
 
@@ -275,3 +277,26 @@ def test_ctrl_c(host: Host, tmp_path: Path, on: Callable[[Any], Any], submitted:
     assert time.monotonic() - began < 2 * SOON
     assert "interrupted\nthen 3\n" in client.output
     assert gone(on, pids)
+
+
+def test_ctrl_c_in_a_map_whose_calls_cannot_be_woken(host: Host, tmp_path: Path, on: Callable[[Any], Any]) -> None:
+    """They are nobody else's, so nothing of them is left running; what that cost is said, once, and each time."""
+    body = """
+        nap, pid = (rk.function(f).to(c, env="side") for f in (jobs.nap, jobs.pid))
+        pids = [pid()]
+        for i in range(2):
+            c.put("model", [1], env="side")
+            threading.Timer(2, os.kill, (os.getpid(), 2)).start()
+            try:
+                list(nap.map([60] * 4))
+            except KeyboardInterrupt:
+                print("interrupted")
+            pids.append(pid())
+        print("processes", len(set(pids)))
+        """
+    with Client(host, tmp_path, body) as client:
+        assert client.end() == 0, client.output
+    said = "box: nap was interrupted; its code did not react, so the env's process was replaced; its 1 stored object(s) went with it: 'model'"
+    lines = client.output.splitlines()
+    assert [lines.count(line) for line in ("interrupted", said, "processes 3")] == [2, 2, 1], client.output
+    assert not [line for line in lines if "could not be stopped" in line]

@@ -85,7 +85,7 @@ def connected(port: int) -> Iterator[Connection]:
     def stream(path: str | None) -> socket.socket:
         return socket.create_connection(("127.0.0.1", port))
 
-    connection = Connection("played", stream, "token", {}, True)
+    connection = Connection("played", stream, "token", {}, True, lambda: True)
     yield connection
     connection.close()
 
@@ -169,7 +169,7 @@ def test_a_way_that_fails_unexpectedly_is_an_error() -> None:
     def stream(path: str | None) -> socket.socket:
         raise LookupError("no way")
 
-    connection = Connection("played", stream, "token", {}, True)
+    connection = Connection("played", stream, "token", {}, True, lambda: True)
     with pytest.raises(rk.errors.ConnectionLost, match="no way"):
         connection.wait_ready(SECONDS)
 

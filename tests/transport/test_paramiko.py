@@ -44,6 +44,7 @@ def test_a_refused_password(host: Host) -> None:
         make_transport(host.address, host.port, creds, notify=lambda text: None).open()
     assert host.user in str(caught.value)
     assert "not-the-password" not in str(caught.value)
+    assert str(caught.value).count("the password") == 1
 
 
 def test_the_passphrase_of_a_key(host: Host, tmp_path: Path) -> None:
