@@ -19,6 +19,7 @@ from contextlib import contextmanager
 
 from runkit.wire import codec
 from runkit.worker.task import Interrupted, current
+from runkit.worker.warmth import warm_up_before
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -199,6 +200,7 @@ class Code:
         entries = [
             os.path.join(self.tree(root), path) if path else self.tree(root) for root, paths in wanted for path in paths
         ]
+        warm_up_before(entries)
         sys.path[:] = entries + [path for path in self._base if path not in entries]
         importlib.invalidate_caches()
         if "linecache" in sys.modules:
