@@ -141,7 +141,9 @@ class Threads:
                     self._waiting.appendleft(self._for_main)
                     self._for_main = None
                     self._finishing = False
-            if self._taken > self._woken:  # threads come back for more: many of them would only get into each other's way
+            if (
+                self._taken > self._woken
+            ):  # threads come back for more: many of them would only get into each other's way
                 self._burst = 1
             self._taken = self._woken = 0
             for _ in range(min(len(self._waiting), self._burst)):
