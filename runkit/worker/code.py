@@ -79,7 +79,7 @@ class Code:
         self.changes = 0  # counts refreshed roots: stored objects look here whether their class may be stale
 
     def tree(self, root: str) -> str:
-        return os.path.join(self._home, root, "tree")
+        return f"{self._home}/{root}/tree"
 
     def switch(self, always: Sequence[dict], working_dir: str | None, added: Sequence[str] = ()) -> None:
         """The env was sent again: other roots of its own, or folders added to the path."""
@@ -216,11 +216,12 @@ class Code:
         folder = self.working_dir or (roots[0][0] if roots else None)
         if folder is None:
             return
-        if not hasattr(self._threads, "own") and threading.current_thread() is not threading.main_thread():
+        if not hasattr(self._threads, "own"):
             self._threads.own = True
-            import ctypes  # late: a worker's start does not need it
+            if threading.current_thread() is not threading.main_thread():
+                import ctypes  # late: a worker's start does not need it
 
-            ctypes.CDLL(None).unshare(_UNSHARE_FOLDER)
+                ctypes.CDLL(None).unshare(_UNSHARE_FOLDER)
         try:
             os.chdir(self.tree(folder))
         except OSError:  # the mirror was removed by hand: imports will say so
