@@ -19,6 +19,7 @@ from contextlib import contextmanager
 
 from runkit.wire import codec
 from runkit.worker.task import Interrupted, current
+from runkit.worker.warmth import warm_up_before
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Code:
         self.changes = 0  # counts refreshed roots: stored objects look here whether their class may be stale
 
     def tree(self, root: str) -> str:
-        return os.path.join(self._home, root, "tree")
+        return f"{self._home}/{root}/tree"
 
     def switch(self, always: Sequence[dict], working_dir: str | None, added: Sequence[str] = ()) -> None:
         """The env was sent again: other roots of its own, or folders added to the path."""
@@ -199,6 +200,7 @@ class Code:
         entries = [
             os.path.join(self.tree(root), path) if path else self.tree(root) for root, paths in wanted for path in paths
         ]
+        warm_up_before(entries)
         sys.path[:] = entries + [path for path in self._base if path not in entries]
         importlib.invalidate_caches()
         if "linecache" in sys.modules:
@@ -214,11 +216,12 @@ class Code:
         folder = self.working_dir or (roots[0][0] if roots else None)
         if folder is None:
             return
-        if not hasattr(self._threads, "own") and threading.current_thread() is not threading.main_thread():
+        if not hasattr(self._threads, "own"):
             self._threads.own = True
-            import ctypes  # late: a worker's start does not need it
+            if threading.current_thread() is not threading.main_thread():
+                import ctypes  # late: a worker's start does not need it
 
-            ctypes.CDLL(None).unshare(_UNSHARE_FOLDER)
+                ctypes.CDLL(None).unshare(_UNSHARE_FOLDER)
         try:
             os.chdir(self.tree(folder))
         except OSError:  # the mirror was removed by hand: imports will say so

@@ -9,6 +9,7 @@ import signal
 import struct
 import threading
 import types
+from _signal import getsignal  # type: ignore[import-not-found]  # the `signal` module's own raises and catches a ValueError per call
 from collections import deque
 from collections.abc import Callable
 
@@ -180,7 +181,7 @@ class Executor:
             current.reset(token)
             if on_main:
                 self._main_task = None
-                if signal.getsignal(signal.SIGINT) != self._on_sigint:  # the call put its own there
+                if getsignal(signal.SIGINT) != self._on_sigint:  # the call put its own there
                     signal.signal(signal.SIGINT, self._on_sigint)
             if not later:
                 self._end(task)

@@ -13,7 +13,7 @@ import time
 from runkit.errors import ServerError
 from runkit.wire import frames, handles
 from runkit.wire.streams import read_one, spawn
-from runkit.worker import children, here
+from runkit.worker import children, here, warmth
 from runkit.worker.code import Code
 from runkit.worker.control import Control
 from runkit.worker.executor import Executor
@@ -106,14 +106,11 @@ class Worker:
         self.executor.serve_main()
 
     def _warm_up(self) -> None:
-        """Do behind the start what the first call would wait for; it has to be over before user code imports anything."""
-        import traceback  # noqa: F401  (late by design, both)
-
-        import cloudpickle  # noqa: F401
-
+        """Do behind the start what the first call waits for; it has to be over before user code imports anything."""
         children.watch_subprocess(self.output)
         children.watch_pools()
         self.executor.prepared.set()
+        warmth.warm_up_later()
 
     def _after_fork(self) -> None:
         """In a forked child: this worker's connections are not its own, and would outlive the worker in its hands."""

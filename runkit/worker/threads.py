@@ -46,6 +46,8 @@ class Threads:
         self._idle: list[Seat] = []
         self._count = 0
         self._burst = 1
+        self._taken = 0  # tasks that threads came for, and threads that were woken, since the last heartbeat
+        self._woken = 0
 
     @property
     def pressed(self) -> bool:
@@ -107,6 +109,7 @@ class Threads:
                 task, self._for_main = self._for_main, None
                 if task is None and self._waiting:
                     task = self._waiting.popleft()
+                    self._taken += 1
                 self._main.idle = task is None
             if task is not None:
                 return task
@@ -116,12 +119,14 @@ class Threads:
         while True:
             with self._lock:
                 if self._waiting:
+                    self._taken += 1
                     return self._waiting.popleft()
                 self._idle.append(seat)
             seat.token.get()
 
     def _wake(self) -> None:
         """Have one more thread look for work."""
+        self._woken += 1
         if self._idle:
             self._idle.pop().token.put(None)
         elif self._count < MAX_THREADS:
@@ -136,6 +141,11 @@ class Threads:
                     self._waiting.appendleft(self._for_main)
                     self._for_main = None
                     self._finishing = False
+            if (
+                self._taken > self._woken
+            ):  # threads come back for more: many of them would only get into each other's way
+                self._burst = 1
+            self._taken = self._woken = 0
             for _ in range(min(len(self._waiting), self._burst)):
                 self._wake()
             self._burst = min(self._burst * 2, MAX_THREADS)

@@ -65,6 +65,13 @@ def test_objects_got_by_key_are_of_the_newest_class(worker: Bare, write: Callabl
     assert client.run("things:use", root="r1") == "edited"
 
 
+def test_modules_of_a_root_that_are_called_like_standard_ones(worker: Bare, write: Callable[..., Path]) -> None:
+    """The first call of a process comes before all that pickles by value has been imported."""
+    write("r1", "platform.py", "raise RuntimeError('what describes this machine lies elsewhere')")
+    write("r1", "maker.py", "def make():\n    return lambda: 7\n")
+    assert worker.client().run("maker:make", root="r1")() == 7
+
+
 def test_functions_of_two_projects_share_no_limit(worker: Bare) -> None:
     """Both are imported at once, by the first calls of this process."""
     client = worker.client()
