@@ -18,6 +18,12 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_report_header() -> str:
+    if os.getuid() == 0:
+        return "hosts: network namespaces of their own"
+    return "hosts: one sshd each on 127.0.0.1; passwords, cables and other users, which need root, are skipped"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def client_state() -> Iterator[Path]:
     """runkit's state and known_hosts of this test run, for the whole session; what still runs under it afterwards is ended."""

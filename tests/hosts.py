@@ -6,19 +6,20 @@
         first.cut(); first.mend()                      # the cable
         first.kill(); first.start()                    # the plug; /home and /tmp stay, processes, /run and /dev/shm do not
         first.configure("AllowTcpForwarding no")       # other sshd options (none: the first ones again)
-        rk.cluster("x", host=first.address, ssh_port=first.port, ssh_creds=first.ssh_creds, server_port=first.server_port)
+        rk.cluster("x", **first.place)
 
     python tests/hosts.py up N DIR [--bare 0,1]        # prints one JSON object per host and returns; they stay until
     python tests/hosts.py down DIR                     # this. Every DIR has its own addresses.
 
-As root on Linux (openssh-server, iproute2) a host has its own network (10.77.SET.i), processes, host name, users, /home, /tmp,
-/run and /dev/shm and a real sshd on port 2222. It shares the rest of the file system with the machine (not this repository), and
-has no way to the internet. Its accounts, `node1` and `other`, exist nowhere else.
+As root on Linux (openssh-server, iproute2) a host has its own network (10.77.SET.i), processes, host name, users, /etc, /home,
+/tmp, /run and /dev/shm and a real sshd on port 2222. It shares the rest of the file system with the machine (not this repository),
+and has no way to the internet. Its accounts, `node1` and `other`, exist nowhere else.
 As an ordinary user a host is one sshd on 127.0.0.1 under that user, on a port of its own, whose sessions have a $HOME of their
-own; there is no password login, `cut()` stops its processes instead of a cable, and `bare` hides commands from $PATH only.
+own; there is no password login, `cut()` stops its processes instead of a cable, `bare` hides commands from $PATH only, and a dead
+proxy in its environment is all that keeps it from the internet.
 
 Several sets can be up at once. A set is cleaned up when its `with` ends, by a watchdog when its process is killed, and, should both
-be gone, when the next set is made.
+be gone, when the next set is made. The host key of an address is kept beside the sets: known_hosts files outlive them.
 """
 
 from __future__ import annotations
@@ -43,14 +44,17 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-STATE = Path(f"/var/tmp/runkit-hosts-{os.getuid()}")  # not /tmp: the hosts mount their own over it
+# As root not in /tmp, over which the hosts mount their own; otherwise there, because sockets lie in it and their paths are short.
+STATE = Path(f"/tmp/rkh-{os.getuid()}" if os.getuid() else "/var/tmp/runkit-hosts-0")
 REPOSITORY = Path(__file__).resolve().parents[1]
 HIDDEN_ON_BARE = [
     *("python*", "pydoc*", "pip*", "uv", "uvx", "conda", "mamba", "perl*", "git"),
     *("rsync", "sftp", "scp", "nc", "nc.*", "netcat", "ncat", "socat", "curl", "wget"),
 ]
 UIDS = {"node1": 61001, "other": 61002}
+DEAD = "http://127.0.0.1:9"  # the discard service, which nobody runs
 
 # Runs as root in fresh namespaces; $D is the host's folder, mounts are private to it. /tmp comes last: it may hide $D.
 INIT = r"""
@@ -59,8 +63,7 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/sshd
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t tmpfs -o mode=700 tmpfs "$REPOSITORY"
-for file in passwd group shadow hosts; do mount --bind "$D/etc/$file" "/etc/$file"; done
-mount --bind "$D/etc/ssh" /etc/ssh
+mount --bind "$D/etc" /etc
 mount --bind "$D/home" /home
 mount --bind "$D/tmp" /tmp
 echo "$NAME" >/proc/sys/kernel/hostname
@@ -103,6 +106,16 @@ class Host:
     @property
     def ssh_creds(self) -> dict[str, str]:
         return {"ssh_user": self.user, "ssh_private_key": str(self.key)}
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """What `rk.cluster` wants to know besides a name."""
+        return {
+            "host": self.address,
+            "ssh_port": self.port,
+            "ssh_creds": self.ssh_creds,
+            "server_port": self.server_port,
+        }
 
     @property
     def known_hosts_line(self) -> str:
@@ -213,7 +226,7 @@ def _claim() -> tuple[int, Path]:
             continue
         if folder.exists():
             _clean(folder)
-        if claimed or (os.getuid() == 0 and f" 10.77.{number}." in _ip("-o", "address")):
+        if claimed or _taken(number):
             os.close(lock)
         else:
             folder.mkdir()
@@ -221,6 +234,19 @@ def _claim() -> tuple[int, Path]:
     if not claimed:
         raise RuntimeError(f"no free set of hosts: look into {STATE}")
     return claimed
+
+
+def _taken(number: int) -> bool:
+    """Whether somebody else has a set's addresses."""
+    if os.getuid() == 0:
+        return f" 10.77.{number}." in _ip("-o", "address")
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", _loopback_port(number, 1))) == 0
+
+
+def _loopback_port(number: int, i: int) -> int:
+    """Of a host's sshd; four hundred are its own. They lie below those that the system gives out by itself."""
+    return 10000 + 1200 * ((number - 1) % 8) + 400 * (i - 1)
 
 
 def _make(folder: Path, n: int, bare: Collection[int]) -> list[Host]:
@@ -249,9 +275,16 @@ def _isolated(folder: Path, i: int, n: int, bare: bool) -> Host:
     _ip("link", "set", f"rk{number}-v{i}", "master", f"rk{number}-br", "up")
     password = "pw-" + secrets.token_hex(8)
     etc = mine / "etc"
-    (etc / "ssh").mkdir(parents=True)
+    etc.mkdir(parents=True)
     (mine / "tmp").mkdir()
     (mine / "tmp").chmod(0o1777)
+    # A copy of all of it, because mounts over single files are gone as soon as the machine replaces one of them by another.
+    # What somebody removes meanwhile is not missed, so the status does not count.
+    subprocess.run(["cp", "-a", "/etc/.", str(etc)], stderr=subprocess.DEVNULL)
+    shutil.rmtree(etc / "ssh", ignore_errors=True)
+    (etc / "ssh").mkdir()
+    for own in ("passwd", "group", "shadow", "hosts"):
+        (etc / own).unlink(missing_ok=True)  # it could be a link, to the machine's own
     accounts = [
         (e.pw_name, e.pw_uid, e.pw_gid, e.pw_dir, e.pw_shell)
         for e in pwd.getpwall()
@@ -278,9 +311,10 @@ def _isolated(folder: Path, i: int, n: int, bare: bool) -> Host:
         for path in (home, home / ".ssh", home / ".ssh/authorized_keys"):
             os.chown(path, uid, uid)
             path.chmod(0o600 if path.is_file() else 0o700)
+    address = f"10.77.{number}.{i}"
     host = Host(
-        name=f"host{i}", address=f"10.77.{number}.{i}", port=2222, user="node1", key=folder / "key", password=password,
-        home=mine / "home/node1", tmp=mine / "tmp", host_key=_keygen(etc / "ssh/hostkey"), server_port=32300, bare=bare, isolated=True,
+        name=f"host{i}", address=address, port=2222, user="node1", key=folder / "key", password=password,
+        home=mine / "home/node1", tmp=mine / "tmp", host_key=_host_key(mine, address, 2222), server_port=32300, bare=bare, isolated=True,
         folder=mine, link=f"rk{number}-v{i}",
     )  # fmt: skip
     _configure(host, ["HostKey /etc/ssh/hostkey", "PasswordAuthentication yes", "AllowUsers node1 other"])
@@ -291,15 +325,14 @@ def _loopback(folder: Path, i: int, bare: bool) -> Host:
     mine = folder / str(i)
     for path in ("etc/ssh", "home", "tmp", "run"):
         (mine / path).mkdir(mode=0o700, parents=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _loopback_port(int(folder.name), i)
     host = Host(
         name=f"host{i}", address="127.0.0.1", port=port, user=getpass.getuser(), key=folder / "key", password=None,
-        home=mine / "home", tmp=mine / "tmp", host_key=_keygen(mine / "etc/ssh/hostkey"),
-        server_port=33000 + 100 * (10 * int(folder.name) + i), bare=bare, isolated=False, folder=mine, link="",
+        home=mine / "home", tmp=mine / "tmp", host_key=_host_key(mine, "127.0.0.1", port),
+        server_port=port + 100, bare=bare, isolated=False, folder=mine, link="",
     )  # fmt: skip
-    environment = f"RUNKIT_TEST_HOST={mine} HOME={mine}/home TMPDIR={mine}/tmp RUNKIT_RUNTIME_DIR={mine}/run"
+    proxies = f"http_proxy={DEAD} https_proxy={DEAD} no_proxy=localhost,127.0.0.1"
+    environment = f"RUNKIT_TEST_HOST={mine} HOME={mine}/home TMPDIR={mine}/tmp RUNKIT_RUNTIME_DIR={mine}/run {proxies}"
     if bare:
         (mine / "bin").mkdir()
         for file in (file for place in ("/usr/bin", "/usr/sbin") for file in Path(place).iterdir()):
@@ -442,7 +475,21 @@ def _keygen(path: Path) -> str:
     subprocess.run(
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "runkit-tests", "-f", str(path)], check=True, timeout=30
     )
-    return " ".join(path.with_name(path.name + ".pub").read_text().split()[:2])
+    return _public(path)
+
+
+def _public(key: Path) -> str:
+    return " ".join(key.with_name(key.name + ".pub").read_text().split()[:2])
+
+
+def _host_key(mine: Path, address: str, port: int) -> str:
+    """The key of an address, made when it is first used and the same for every later host there; a host gets a copy."""
+    kept = STATE / f"{address}-{port}.key"
+    if not kept.with_name(f"{kept.name}.pub").exists():
+        _keygen(kept)
+    for suffix in ("", ".pub"):
+        shutil.copy(f"{kept}{suffix}", mine / f"etc/ssh/hostkey{suffix}")
+    return _public(kept)
 
 
 def _crypt(password: str) -> str:

@@ -103,7 +103,7 @@ def _cluster(name: str) -> Cluster:
 def _server(cluster: Cluster) -> Iterator[Api | None]:
     """The server there, of whatever version: looking at it changes nothing, and needs no upgrade."""
     from runkit.client.api import Api  # noqa: PLC0415  (as the cluster)
-    from runkit.client.bootstrap import find_server  # noqa: PLC0415
+    from runkit.client.serving import find_server  # noqa: PLC0415
 
     transport = cluster.transport
     info = find_server(transport, cluster.server_port)

@@ -8,34 +8,33 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from runkit.client import base_wheels, interpreter
-from runkit.client.api import Api
 from runkit.client.host_platform import Platform
 from runkit.client.progress import Report
 from runkit.client.uvtool import uv_binary
-from runkit.errors import ConnectionLost, HostUnreachable, PortInUse, RunkitError, ServerError, SetupFailed
+from runkit.errors import HostUnreachable, PortInUse, RunkitError, SetupFailed
 from runkit.launch import code, probe
 from runkit.launch.code import Code
 from runkit.launch.probe import Host
 from runkit.transport import Transport
 from runkit.transport.local import Local
-from runkit.wire import places, problems
+from runkit.wire import places, ports, problems
 
 _PORT_TRIES = 4
 EMBEDDED_PORTS = range(30100, 32300, 100)
 """Where an embedded cluster looks for a hundred free ports: below the range that the system gives out by itself."""
 
+_PORTS = 10  # of the hundred, those that something listens on from the start
 _LAST_LINES = 40
 
 
@@ -43,7 +42,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-def _in_time(function: Callable[Concatenate[Transport, _P], _T]) -> Callable[Concatenate[Transport, _P], _T]:
+def in_time(function: Callable[Concatenate[Transport, _P], _T]) -> Callable[Concatenate[Transport, _P], _T]:
     """For what asks a host: one that takes too long is as good as unreachable, and the error names it."""
 
     @functools.wraps(function)
@@ -78,8 +77,23 @@ class ServerInfo:
     path: str = ""
     fresh: bool = False
 
+    @classmethod
+    def of(cls, host: Host, port: int, fresh: bool = False) -> ServerInfo:
+        """The server that a host tells of, which runs."""
+        state = host.server
+        return cls(
+            port,
+            host.token,
+            str(state.get("code")),
+            int(state["server"]["pid"]),
+            host.home,
+            state.get("python", ""),
+            state.get("path", ""),
+            fresh,
+        )
 
-@_in_time
+
+@in_time
 def bootstrap(transport: Transport, *, port: int, progress: Report = lambda event: None) -> ServerInfo:
     """Have the server run on the host, with this client's runkit; set up what is missing.
 
@@ -103,100 +117,18 @@ def bootstrap(transport: Transport, *, port: int, progress: Report = lambda even
 
 def _bootstrap(transport: Transport, port: int, progress: Report) -> ServerInfo:
     mine = code.read()
-    host = _ask(transport, port, mine.digest)
+    host = ask(transport, port, mine.digest)
     if host.runs and host.server.get("code") == mine.digest and host.token:
-        return _info(host, port)
+        return ServerInfo.of(host, port)
     host.check(transport.description)
     _bring(transport, host, mine, progress)
     _run_setup(transport, host, mine, port, progress)
-    host = _ask(transport, port, mine.digest)
+    host = ask(transport, port, mine.digest)
     if not (host.runs and host.token):
         raise SetupFailed(
             f"setup_cluster.sh on {transport.description} ended well, but no server runs on port {port} there"
         )
-    return _info(host, port, fresh=True)
-
-
-@_in_time
-def find_server(transport: Transport, port: int) -> ServerInfo | None:
-    """The server on the host, of whatever version, if it runs. Changes nothing."""
-    port = port or embedded_port()
-    host = _ask(transport, port, "")
-    return _info(host, port) if host.runs and host.token else None
-
-
-@_in_time
-def was_killed(transport: Transport, port: int) -> bool:
-    """Whether a server of this client's runkit ended there and left its Ray behind, which one that is stopped takes along."""
-    host = _ask(transport, port, "")
-    return not host.runs and host.left.get("code") == code.read().digest and bool(host.left.get("ray"))
-
-
-@_in_time
-def stop(transport: Transport, port: int, progress: Report = lambda event: None) -> bool:
-    """End the server, its Ray and its envs, also those that a killed server left; False if nothing ran."""
-    port = port or embedded_port()
-    host = _ask(transport, port, "")
-    state = host.server or host.left
-    if not state.get("python") or not state.get("path"):
-        return False
-    path, python = shlex.quote(state["path"]), shlex.quote(state["python"])
-    lines = _Lines(progress)
-    done = transport.run(
-        f"cd / && PYTHONPATH={path} {python} -m runkit.server stop --port {port} 2>&1", timeout=90, on_output=lines.take
-    )
-    lines.end()
-    if done.returncode:
-        said = [*lines.last, *([str(lines.error.get("message", ""))] if lines.error else [])]
-        raise SetupFailed(
-            f"the server on {transport.description} could not be ended:\n" + "\n".join(said), "\n".join(said)
-        )
-    return lines.stopped
-
-
-@_in_time
-def restart(transport: Transport, port: int, progress: Report = lambda event: None) -> dict[str, Any]:
-    """Start the server anew with this client's runkit. With the same runkit, Ray and the envs' workers go on meanwhile.
-
-    Returns:
-        {"kept": names of envs whose worker is the same as before, "lost": names of those that were started anew or ended}.
-    """
-    port = port or embedded_port()
-    host = _ask(transport, port, "")
-    progress({"phase": "end the server"})
-    before = _end_server(transport, host, port, progress)
-    info = _bootstrap(transport, port, progress)
-    after = _generations(_api(transport, info))
-    if before is None:
-        # It could not be asked. Envs live in its Ray: they went on if that did.
-        went_on = _head(host.left) is not None and _head(host.left) == _head(_ask(transport, port, "").server)
-        before = {name: generation if went_on else -1 for name, generation in after.items()}
-    ran = {name: generation for name, generation in before.items() if generation is not None}
-    kept = sorted(name for name, generation in ran.items() if after.get(name) == generation)
-    return {"kept": kept, "lost": sorted(set(ran) - set(kept))}
-
-
-def _end_server(transport: Transport, host: Host, port: int, progress: Report) -> dict[str, int | None] | None:
-    """End the server, with as little else as can be; gives the generations of its workers, None if it did not answer."""
-    if not (host.runs and host.token):
-        return None
-    info = _info(host, port)
-    api = _api(transport, info)
-    try:
-        before = _generations(api)
-        if info.code == code.read().digest:
-            api.json("POST", "/v1/shutdown", {"keep_ray": True})
-    except (ConnectionLost, ServerError):  # it hangs
-        transport.run(f"kill -s KILL {info.pid}", timeout=60)
-        _await_end(transport, info)
-        return None
-    finally:
-        api.close()
-    if info.code == code.read().digest:
-        _await_end(transport, info)
-    else:
-        stop(transport, port, progress)
-    return before
+    return ServerInfo.of(host, port, fresh=True)
 
 
 def embedded_port() -> int:
@@ -204,10 +136,10 @@ def embedded_port() -> int:
     kept = places.home() / "embedded.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         port = int(json.loads(kept.read_text())["port"])
-        if (places.runtime(port) / "server.json").exists() or _free(port):
+        if (places.runtime(port) / "server.json").exists() or ports.are_free(port, _PORTS):
             return port
     for port in EMBEDDED_PORTS:
-        if _free(port) and not (places.runtime_root() / str(port) / "server.json").exists():
+        if ports.are_free(port, _PORTS) and not (places.runtime_root() / str(port) / "server.json").exists():
             partial = kept.with_name(f".embedded.{os.getpid()}")
             partial.write_text(json.dumps({"port": port}))
             partial.replace(kept)
@@ -218,57 +150,10 @@ def embedded_port() -> int:
 # -- one question
 
 
-def _ask(transport: Transport, port: int, digest: str) -> Host:
+def ask(transport: Transport, port: int, digest: str) -> Host:
+    """What there is on the host, and whether a server runs there; it tells less where one runs with the code of that digest."""
     done = transport.run(probe.script(port, digest), timeout=60)
     return probe.read(done.text.splitlines(), transport.description)
-
-
-def _info(host: Host, port: int, fresh: bool = False) -> ServerInfo:
-    state = host.server
-    return ServerInfo(
-        port,
-        host.token,
-        str(state.get("code")),
-        int(state["server"]["pid"]),
-        host.home,
-        state.get("python", ""),
-        state.get("path", ""),
-        fresh,
-    )
-
-
-def _api(transport: Transport, info: ServerInfo) -> Api:
-    return Api(lambda: transport.connect(("127.0.0.1", info.port)), info.token)
-
-
-def _generations(api: Api) -> dict[str, int | None]:
-    """For each env the number of its worker, which no other one ever has; None where none runs."""
-    envs = api.json("GET", "/v1/status", timeout=20)["envs"]
-    return {name: (env["worker"] or {}).get("generation") for name, env in envs.items()}
-
-
-def _head(state: Mapping[str, Any]) -> Any:
-    """The process of the Ray that a server's state tells of."""
-    return (state.get("ray") or {}).get("head")
-
-
-def _await_end(transport: Transport, info: ServerInfo) -> None:
-    # A process that has ended but that nobody has asked about yet is a zombie: gone as far as its ports go.
-    gone = f'case "$(cat /proc/{info.pid}/stat 2>/dev/null)" in "" | *") Z "*) break ;; esac'
-    transport.run(
-        f"n=0; while [ $n -lt 200 ]; do {gone}; sleep 0.05 2>/dev/null || sleep 1; n=$((n + 1)); done", timeout=240
-    )
-
-
-def _free(port: int) -> bool:
-    for one in range(port, port + 10):
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe_socket:
-            probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe_socket.bind(("127.0.0.1", one))
-            except OSError:
-                return False
-    return True
 
 
 # -- what is missing
@@ -363,7 +248,7 @@ def _run_setup(transport: Transport, host: Host, mine: Code, port: int, progress
         options += ["--uv", uv_binary()]
     elif not host.reaches_index:
         options.append("--offline")
-    lines = _Lines(progress)
+    lines = Lines(progress)
     script = f"exec sh {shlex.quote(folder)}/runkit/launch/setup_cluster.sh {shlex.join(options)} 2>&1"
     if isinstance(transport, Local):  # the Python that runs here is one that this machine has, wherever it lies
         script = f"PATH={shlex.quote(os.path.dirname(_interpreter()))}:$PATH; {script}"
@@ -389,7 +274,7 @@ def _interpreter() -> str:
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
-class _Lines:
+class Lines:
     """The script's output: its own words are phases, everything else is log, JSON is how it ended."""
 
     def __init__(self, progress: Report):

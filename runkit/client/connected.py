@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from runkit.client import bootstrap
+from runkit.client import serving
 from runkit.client.envs import HERE, EnvLike
 from runkit.client.link import Link
 from runkit.client.progress import Progress
@@ -110,7 +110,7 @@ class Connected:
         if link is not None and link.alive and link.answers():
             return True
         try:
-            return bootstrap.find_server(self.transport, self._server_port) is not None
+            return serving.find_server(self.transport, self._server_port) is not None
         except RunkitError:
             return False
 
@@ -129,7 +129,7 @@ class Connected:
 
         with self._lock:
             with Progress(self.name) as progress:
-                outcome = bootstrap.restart(self.transport, self.server_port, progress)
+                outcome = serving.restart(self.transport, self.server_port, progress)
             self.up_if_not()
         if outcome.get("lost"):
             lost = ", ".join(outcome["lost"])
@@ -145,7 +145,7 @@ class Connected:
         """
         with self._lock:
             with Progress(self.name) as progress:
-                ended = bootstrap.stop(self.transport, self.server_port, progress)
+                ended = serving.stop(self.transport, self.server_port, progress)
             self.disconnect()
         return ended
 

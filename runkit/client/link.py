@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from runkit.client.api import Api
-from runkit.client.bootstrap import ServerInfo, bootstrap, find_server, was_killed
+from runkit.client.bootstrap import ServerInfo, bootstrap
 from runkit.client.connection import Connection
 from runkit.client.deploy import Deployed, Deployer, SyncedRoot
 from runkit.client.manifest import Manifest, scan
 from runkit.client.progress import Progress
 from runkit.client.roots import Root, client_id
+from runkit.client.serving import find_server, was_killed
 from runkit.client.session import Session
 from runkit.client.upload import upload
 from runkit.errors import EnvNotFound, HostError, RunkitError

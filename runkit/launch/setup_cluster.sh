@@ -58,6 +58,10 @@ chmod 700 "$home"
 unset VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH UV_PYTHON UV_SYSTEM_PYTHON UV_PROJECT_ENVIRONMENT RAY_ADDRESS || true
 unset PYTHONDONTWRITEBYTECODE || true
 export UV_PYTHON_INSTALL_DIR="$home/python" UV_NO_PROGRESS=1 NO_COLOR=1
+# What curl and wget trust here, uv trusts too: its own list lacks the authority of a company's proxy. Later uvs say SYSTEM_CERTS.
+for store in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem; do
+    if [ -s "$store" ]; then export UV_NATIVE_TLS=1 UV_SYSTEM_CERTS=1; fi
+done
 
 # One set-up at a time; the lock of one that was killed is taken over.
 lock=$home/.setup.lock

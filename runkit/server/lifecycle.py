@@ -8,7 +8,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from runkit.errors import PortInUse, RunkitError, ServerError, VersionMismatch
 from runkit.server.leftovers import end_leftovers
 from runkit.server.settings import Settings, append_to, ensure_secret
 from runkit.servlet.processes import ProcessId, end
-from runkit.wire import problems
+from runkit.wire import ports, problems
 
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0
@@ -279,23 +278,13 @@ def check_ports(settings: Settings, only_server: bool = False, patience: float =
     for port, needed_for in settings.ports.fixed.items():
         if only_server and port != settings.port:
             continue
-        while not _is_free(port):
+        while not ports.are_free(port):
             if time.monotonic() > deadline:
                 raise PortInUse(
                     f"port {port}, needed for {needed_for}, is in use{_holder(port)}; "
                     f"give the cluster another server_port (it takes the hundred ports from there on; now {settings.port})"
                 )
             time.sleep(0.05)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _holder(port: int) -> str:

@@ -17,7 +17,7 @@ PRELUDE = """\
 import os, sys, threading, time
 import runkit as rk
 from tests.calls import jobs, jobs_output, jobs_stopping
-c = rk.cluster("box", host={host!r}, ssh_port={port}, ssh_creds={creds!r})
+c = rk.cluster("box", **{!r})
 """
 
 
@@ -31,7 +31,7 @@ class Client:
 
     def __init__(self, host: Host, folder: Path, body: str, creds: dict[str, str] | None = None, **variables: str):
         script = folder / "client.py"
-        prelude = PRELUDE.format(host=host.address, port=host.port, creds=creds or host.ssh_creds)
+        prelude = PRELUDE.format({**host.place, **({"ssh_creds": creds} if creds else {})})
         script.write_text(prelude + textwrap.dedent(body))
         self._log = folder / "client.log"
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", **variables}

@@ -14,7 +14,7 @@ from tests.hosts import Host
 @pytest.fixture(scope="session")
 def cluster(host: Host) -> Iterator[rk.Cluster]:
     """The cluster on the shared host."""
-    found = rk.cluster("box", host=host.address, ssh_port=host.port, ssh_creds=host.ssh_creds)
+    found = rk.cluster("box", **host.place)
     found.up_if_not()
     yield found
     with contextlib.suppress(rk.errors.RunkitError):

@@ -43,7 +43,7 @@ def run(code: str, cwd: Path | str, **environment: str) -> tuple[str, str]:
 def at(there: Host, **changes: Any) -> str:
     """`c`, a cluster on the host, as a line of code."""
     creds = {**there.ssh_creds, **changes.pop("creds", {})}
-    arguments = {"host": there.address, "ssh_port": there.port, "ssh_creds": creds, **changes}
+    arguments = {**there.place, "ssh_creds": creds, **changes}
     return f"c = rk.cluster('wrong', **{arguments!r})\n"
 
 
@@ -87,7 +87,7 @@ def test_a_changed_host_key(host: Host, hosts2: list[Host], tmp_path: Path) -> N
 
 
 def test_a_port_in_use(host: Host, tmp_path: Path) -> None:
-    port = host.server_port + (700 if host.isolated else 50_000 - host.server_port)
+    port = host.server_port + 100
     held = "import socket, time; s = socket.socket(); s.bind(('127.0.0.1', {})); s.listen(); time.sleep(60)"
     pids = []
     try:

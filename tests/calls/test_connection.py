@@ -41,8 +41,7 @@ def kill_ssh() -> None:
 
 
 def open_cluster(host: Host, **creds: str) -> rk.Cluster:
-    found = rk.cluster("frail", host=host.address, ssh_port=host.port, ssh_creds=creds or host.ssh_creds)
-    return found.up_if_not()
+    return rk.cluster("frail", **{**host.place, **({"ssh_creds": creds} if creds else {})}).up_if_not()
 
 
 @pytest.mark.timeout(180)

@@ -234,7 +234,7 @@ def test_a_script_is_run_as_a_user_would(cluster: rk.Cluster, host: object, tmp_
     script.write_text(
         "import sibling, runkit as rk\n"
         "def f(x):\n    return sibling.triple(x) + 1\n"
-        f"c = rk.cluster('box', host={host.address!r}, ssh_port={host.port}, ssh_creds={host.ssh_creds!r})\n"  # type: ignore[attr-defined]
+        f"c = rk.cluster('box', **{host.place!r})\n"  # type: ignore[attr-defined]
         "print(rk.function(f).to(c)(2), rk.function(sibling.triple).to(c)(5))\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)

@@ -76,7 +76,7 @@ def test_a_handle_belongs_to_its_cluster(cluster: rk.Cluster) -> None:
 def test_two_clients_of_one_cluster_share_handles(cluster: rk.Cluster, host: Host) -> None:
     """A second Cluster object of the same host is the same cluster."""
     kept = rk.function(jobs.echo).to(cluster).options(keep="k")([1])
-    same = rk.cluster("box", host=host.address, ssh_port=host.port, ssh_creds=host.ssh_creds)
+    same = rk.cluster("box", **host.place)
     try:
         assert rk.function(jobs.echo).to(same)(kept) == [1]
     finally:
@@ -100,7 +100,7 @@ def test_a_function_under_a_name(cluster: rk.Cluster, host: Host, capsys: pytest
     offset = 10
     rk.function(lambda x: x + offset).to(cluster, name="by value")
     script = (
-        f"import runkit as rk; c = rk.cluster('box', host={host.address!r}, ssh_port={host.port}, ssh_creds={host.ssh_creds!r})\n"
+        f"import runkit as rk; c = rk.cluster('box', **{host.place!r})\n"
         "print(c.get('adder', remote=True)(5, 6), c.get('by value', remote=True)(1))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd="/")

@@ -16,7 +16,7 @@ from tests.hosts import Host
 
 ELSEWHERE = """
 import runkit as rk
-c = rk.cluster("box", host={host!r}, ssh_port={port}, ssh_creds={creds!r})
+c = rk.cluster("box", **{place!r})
 {code}
 """
 
@@ -36,7 +36,7 @@ def trainer(cluster: rk.Cluster) -> rk.Module:
 
 def elsewhere(host: Host, code: str) -> str:
     """What another process of this user prints; it knows nothing of the classes of these tests."""
-    script = ELSEWHERE.format(host=host.address, port=host.port, creds=host.ssh_creds, code=code)
+    script = ELSEWHERE.format(place=host.place, code=code)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False, cwd="/"
     )

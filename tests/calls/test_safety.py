@@ -10,6 +10,8 @@ import runkit as rk
 from tests.calls import jobs
 from tests.hosts import Host
 
+RUNTIME = "${RUNKIT_RUNTIME_DIR:-/tmp/runkit-$(id -u)}"  # on the host
+
 KNOCK = """
 import http.client, json, sys
 for path, token in (("/v1/status", None), ("/v1/keys", "wrong"), ("/openapi.json", None), ("/docs", None), ("/", None), ("/v1/ws", None)):
@@ -41,7 +43,7 @@ def test_another_local_user(cluster: rk.Cluster, host: Host, token: str) -> None
     if not host.isolated:
         pytest.skip("hosts without namespaces have one user")
     cluster.put("secret", "mine")
-    runtime = host.run("ls -d /tmp/runkit-*").stdout.strip()
+    runtime = host.run(f"echo {RUNTIME}").stdout.strip()
     worker = cluster.status()["envs"]["default"]["worker"]["socket"]
     code_dir = host.run("ls -d ~/.runkit/code/*").stdout.split()[0]
     attempts = {
@@ -77,20 +79,18 @@ def test_the_token_is_nowhere_else(cluster: rk.Cluster, host: Host, token: str) 
     """Not in a process list, an environment, a log or a file that others may read; nor is Ray's."""
     rk.function(jobs.add).to(cluster)(1, 2)
     port = cluster.server_port
-    secrets = set(
-        host.run(f"cat ~/.runkit/servers/{port}/token; echo; cat /tmp/runkit-*/{port}/ray-token").stdout.split()
-    )
+    secrets = set(host.run(f"cat ~/.runkit/servers/{port}/token; echo; cat {RUNTIME}/{port}/ray-token").stdout.split())
     assert len(secrets) == 2
     assert token in secrets
     said = host.run("cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'", check=False).stdout
     assert "runkit" in said
-    files = f"grep -rlF -f - ~/.runkit/servers /tmp/runkit-*/{port} ~/.runkit/envs/*.json 2>/dev/null"
+    files = f"grep -rlF -f - ~/.runkit/servers {RUNTIME}/{port} ~/.runkit/envs/*.json 2>/dev/null"
     for secret in secrets:
         assert secret not in said
         found = host.run(files, input=secret + "\n", check=False).stdout.split()
         assert all("token" in name.rpartition("/")[2] for name in found), found
     modes = host.run(
-        f"stat -c '%a %n' ~/.runkit ~/.runkit/servers/{port}/token /tmp/runkit-*/{port}/ray-token /tmp/runkit-* $(find /tmp/runkit-*/{port} -maxdepth 1 -type s)"
+        f"stat -c '%a %n' ~/.runkit ~/.runkit/servers/{port}/token {RUNTIME}/{port}/ray-token {RUNTIME} $(find {RUNTIME}/{port} -maxdepth 1 -type s)"
     )
     for line in modes.stdout.splitlines():
         assert line.split()[0] in ("600", "700"), modes.stdout
@@ -102,5 +102,5 @@ def test_secrets_of_env_vars_stay_out_of_sight(cluster: rk.Cluster, host: Host) 
     assert "hunter2-hunter2" not in json.dumps(cluster.status())
     said = host.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '", check=False).stdout
     assert "hunter2-hunter2" not in said
-    logs = host.run("grep -rl hunter2-hunter2 ~/.runkit/servers/*/log /tmp/runkit-*/*/ray/*/logs", check=False).stdout
+    logs = host.run(f"grep -rl hunter2-hunter2 ~/.runkit/servers/*/log {RUNTIME}/*/ray/*/logs", check=False).stdout
     assert logs == ""

@@ -17,7 +17,7 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 from runkit.client.api import Api
-from runkit.wire import frames, places
+from runkit.wire import frames, places, ports
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -26,19 +26,9 @@ def free_ports() -> int:
     """The first of a hundred free ports, below the range that the system gives out by itself, and not those of the other test process."""
     process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     for port in range(20000 + process % 2 * 5000 + os.getpid() % 40 * 100, 30000, 100):
-        if all(_free(one) for one in range(port, port + 12)):
+        if ports.are_free(port, 12):
             return port
     raise RuntimeError("no free ports")
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def command(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

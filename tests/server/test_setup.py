@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from runkit.client import base_wheels, bootstrap
+from runkit.client import base_wheels, bootstrap, serving
 from runkit.client.api import Api
 from runkit.client.bootstrap import ServerInfo
 from runkit.errors import HostUnreachable, PortInUse, SetupFailed, UnsupportedHost, VersionMismatch
@@ -57,7 +57,7 @@ class TestHost:
     """A host with Python and nothing else of use, and no way out."""
 
     def test_from_nothing(self, way: Transport, host: Host) -> None:
-        bootstrap.stop(way, host.server_port)
+        serving.stop(way, host.server_port)
         way.run("rm -rf ~/.runkit")
         info, events = up(way, host)
         assert info.code == code.read().digest
@@ -79,25 +79,25 @@ class TestHost:
 
     def test_found_without_changing_anything(self, way: Transport, host: Host) -> None:
         info, _ = up(way, host)
-        found = bootstrap.find_server(way, host.server_port)
+        found = serving.find_server(way, host.server_port)
         assert found is not None
         assert found.pid == info.pid
-        assert bootstrap.find_server(way, host.server_port + 100) is None
+        assert serving.find_server(way, host.server_port + 100) is None
 
     def test_restart_keeps_the_workers(self, way: Transport, host: Host) -> None:
         info, _ = up(way, host)
         before = api(way, info).json("GET", "/v1/status")["envs"]["default"]["worker"]["pid"]
-        assert bootstrap.restart(way, info.port) == {"kept": ["default"], "lost": []}
+        assert serving.restart(way, info.port) == {"kept": ["default"], "lost": []}
         info, _ = up(way, host)
         assert api(way, info).json("GET", "/v1/status")["envs"]["default"]["worker"]["pid"] == before
 
     def test_stop_leaves_no_process(self, way: Transport, host: Host) -> None:
         up(way, host)
-        assert bootstrap.stop(way, host.server_port)
+        assert serving.stop(way, host.server_port)
         eventually(
             lambda: not re.findall("ray|runkit", way.run("ps -eo stat,args | grep -v '^Z' | grep -v 'ps -eo'").text)
         )
-        assert not bootstrap.stop(way, host.server_port)
+        assert not serving.stop(way, host.server_port)
 
     def test_second_run_of_the_script(self, way: Transport, host: Host) -> None:
         info, _ = up(way, host)
@@ -111,7 +111,7 @@ class TestHost:
 
     def test_cut_off_in_the_middle(self, way: Transport, host: Host) -> None:
         """What an interrupted set-up left is completed by the next."""
-        bootstrap.stop(way, host.server_port)
+        serving.stop(way, host.server_port)
         way.run("rm -rf ~/.runkit/base ~/.runkit/envs ~/.runkit/code")
         failure: list[BaseException] = []
 
@@ -146,8 +146,8 @@ class TestHost:
         with _connected(way, info):
             with pytest.raises(VersionMismatch, match=r"somebody.*restart_server\(\)"):
                 up(way, host)
-            assert bootstrap.restart(way, host.server_port) == {"kept": [], "lost": ["default"]}
-        fresh = bootstrap.find_server(way, host.server_port)
+            assert serving.restart(way, host.server_port) == {"kept": [], "lost": ["default"]}
+        fresh = serving.find_server(way, host.server_port)
         assert fresh is not None
         assert fresh.code == code_of_a_newer_one
         monkeypatch.undo()
@@ -160,7 +160,7 @@ class TestBareHost:
     """A host with sshd and a POSIX shell: no Python, curl, uv, gzip-less tar and no way out."""
 
     def test_from_nothing(self, bare_way: Transport, bare_host: Host) -> None:
-        bootstrap.stop(bare_way, bare_host.server_port)
+        serving.stop(bare_way, bare_host.server_port)
         bare_way.run("rm -rf ~/.runkit")
         info, events = up(bare_way, bare_host)
         said = phases(events)
@@ -169,7 +169,7 @@ class TestBareHost:
         assert "ship the server's requirements" in said
         status = api(bare_way, info).json("GET", "/v1/status")
         assert status["envs"]["default"]["state"] == "ready"
-        assert bootstrap.stop(bare_way, bare_host.server_port)
+        assert serving.stop(bare_way, bare_host.server_port)
 
 
 def _newer_client(monkeypatch: pytest.MonkeyPatch) -> str:
@@ -263,7 +263,7 @@ class TestRefused:
                 return super()._execute(f"sleep 60; {script}", feed, on_output, 0.1)
 
         with pytest.raises(HostUnreachable, match=r"this machine did not answer in time"):
-            bootstrap.find_server(Slow(), 32300)
+            serving.find_server(Slow(), 32300)
 
     def test_server_that_has_ended(self) -> None:
         state = '{"server": {"pid": 7, "started": 55}, "code": "x"}'

@@ -24,6 +24,7 @@ def test_hosts_are_machines_of_their_own(hosts2: list[Host]) -> None:
         if first.isolated:
             assert first.run("hostname").stdout.strip() == first.name
             assert first.run(f"ls -A {module.REPOSITORY}", check=False).stdout == ""
+            assert first.run("stat -c %i /etc").stdout.strip() != str(os.stat("/etc").st_ino)
             assert first.run("id -un", user="other").stdout.strip() == "other"
     finally:
         (first.home / "file").unlink()
@@ -34,6 +35,17 @@ def test_a_bare_host_has_a_shell_and_little_else(bare_host: Host) -> None:
         "for tool in python3 python pip uv rsync curl git sh cat tar; do command -v $tool; done", check=False
     )
     assert [Path(line).name for line in found.stdout.split()] == ["sh", "cat", "tar"]
+
+
+def test_an_address_keeps_its_key() -> None:
+    """Whoever has noted it meets no stranger there later."""
+    keys: dict[tuple[str, int], str] = {}
+    for _ in range(2):
+        with hosts(1) as (host,):
+            key = keys.setdefault((host.address, host.port), host.host_key)
+            assert host.host_key == key
+            host.new_host_key()
+            assert host.host_key != key
 
 
 def test_a_set_ends_with_its_process() -> None:
