@@ -32,7 +32,6 @@ import fnmatch
 import getpass
 import json
 import os
-import pwd
 import re
 import secrets
 import shutil
@@ -270,8 +269,8 @@ def _isolated(folder: Path, i: int, n: int, bare: bool) -> Host:
     _ip("netns", "add", netns)
     _ip("link", "add", f"rk{number}-v{i}", "type", "veth", "peer", "name", "eth0", "netns", netns)
     _ip("-n", netns, "address", "add", f"10.77.{number}.{i}/24", "dev", "eth0")
-    _ip("-n", netns, "link", "set", "eth0", "up")
-    _ip("-n", netns, "link", "set", "lo", "up")
+    for device in ("eth0", "lo"):
+        _ip("-n", netns, "link", "set", device, "up")
     _ip("link", "set", f"rk{number}-v{i}", "master", f"rk{number}-br", "up")
     password = "pw-" + secrets.token_hex(8)
     etc = mine / "etc"
@@ -283,25 +282,14 @@ def _isolated(folder: Path, i: int, n: int, bare: bool) -> Host:
     subprocess.run(["cp", "-a", "/etc/.", str(etc)], stderr=subprocess.DEVNULL)
     shutil.rmtree(etc / "ssh", ignore_errors=True)
     (etc / "ssh").mkdir()
-    for own in ("passwd", "group", "shadow", "hosts"):
-        (etc / own).unlink(missing_ok=True)  # it could be a link, to the machine's own
-    accounts = [
-        (e.pw_name, e.pw_uid, e.pw_gid, e.pw_dir, e.pw_shell)
-        for e in pwd.getpwall()
-        if e.pw_uid < 1000 or e.pw_uid == 65534
-    ]
-    accounts += [(user, uid, uid, f"/home/{user}", "/bin/bash") for user, uid in UIDS.items()]
-    (etc / "passwd").write_text(
-        "".join(f"{name}:x:{uid}:{gid}::{home}:{shell}\n" for name, uid, gid, home, shell in accounts)
-    )
-    (etc / "group").write_text(
-        Path("/etc/group").read_text() + "".join(f"{user}:x:{uid}:\n" for user, uid in UIDS.items())
-    )
-    hashed = _crypt(password)
-    (etc / "shadow").write_text(
-        "".join(f"{a[0]}:{hashed if a[0] in UIDS else '*'}:19000:0:99999:7:::\n" for a in accounts)
-    )
+    entries = {"passwd": "{0}:x:{1}:{1}::/home/{0}:/bin/bash\n", "group": "{0}:x:{1}:\n",
+               "shadow": f"{{0}}:{_crypt(password)}:19000:0:99999:7:::\n"}  # fmt: skip
+    for name, entry in entries.items():
+        text = (etc / name).read_text() + "".join(entry.format(*account) for account in UIDS.items())
+        (etc / name).unlink()  # it could be a link, to the machine's own
+        (etc / name).write_text(text)
     (etc / "shadow").chmod(0o600)
+    (etc / "hosts").unlink(missing_ok=True)
     names = "".join(f"10.77.{number}.{j} host{j}\n" for j in range(1, n + 1))
     (etc / "hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{names}")
     for user, uid in UIDS.items():
