@@ -110,7 +110,11 @@ def test_another_python(cluster: rk.Cluster, capsys: pytest.CaptureFixture[str])
         rk.function(lambda: x).to(cluster, env=env)
     assert "other-python" not in cluster.status()["envs"]
     capsys.readouterr()
-    assert rk.function(jobs.python_version).to(cluster, env=env)().startswith(other)
+    try:
+        version = rk.function(jobs.python_version).to(cluster, env=env)
+    except rk.errors.InterpreterNotFound as error:
+        pytest.skip(str(error))  # which fails a run in CI
+    assert version().startswith(other)
     assert capsys.readouterr().out.startswith(other)
     value, name, keys = rk.function(jobs.use_store).to(cluster, env=env)("from there")
     assert (value, name, keys) == ({"python": tuple(map(int, other.split(".")))}, "other-python", ["from there"])
