@@ -88,7 +88,7 @@ def test_a_changed_host_key(host: Host, hosts2: list[Host], tmp_path: Path) -> N
 
 def test_a_port_in_use(host: Host, tmp_path: Path) -> None:
     port = host.server_port + 100
-    held = "import socket, time; s = socket.socket(); s.bind(('127.0.0.1', {})); s.listen(); time.sleep(60)"
+    held = "import socket, time; s = socket.create_server(('127.0.0.1', {})); time.sleep(60)"
     pids = []
     try:
         for number in (port, port + 101):
