@@ -125,7 +125,7 @@ def test_the_ssh_connection_is_killed_under_a_large_argument_and_result(frail: H
     with open_cluster(frail) as cluster:
         echo = rk.function(jobs_stopping.echo_and_count).to(cluster, env=arrays())
         array = np.arange(100_000_000, dtype=np.uint8)
-        call = echo.submit(array, f"/tmp/count-{after}")
+        call = echo.submit(array, f"/tmp/count-{time.time_ns()}")
         time.sleep(after)
         kill_ssh()
         back, times = call.result(60)

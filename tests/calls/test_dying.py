@@ -114,7 +114,7 @@ def test_retries(on: Callable[[Any], Any], submitted: bool) -> None:
     """They cover what is runkit's to answer for, and never the user's own exceptions."""
     again = on(jobs_stopping.count_up).options(retries=2)
     call = (lambda *args: again.submit(*args).result()) if submitted else again
-    path = f"/tmp/retried-{submitted}"
+    path = f"/tmp/retried-{time.time_ns()}"
     assert call(path, "SIGKILL") == 2
     with pytest.raises(ValueError, match="1"):
         call(path + "-raise", "raise")
@@ -131,9 +131,10 @@ def test_an_exception_of_runkit_raised_by_the_user_is_not_retried(on: Callable[[
             file.write("x")
         raise rk.errors.WorkerDied("another one")
 
+    path = f"/tmp/own-error-{time.time_ns()}"
     with pytest.raises(rk.errors.WorkerDied, match="another one"):
-        on(raise_it).options(retries=2)("/tmp/own-error")
-    assert on(jobs_stopping.count_up)("/tmp/own-error") == 2
+        on(raise_it).options(retries=2)(path)
+    assert on(jobs_stopping.count_up)(path) == 2
 
 
 async def test_system_exit_ends_nothing(on: Callable[[Any], Any]) -> None:

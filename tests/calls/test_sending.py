@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,9 +23,10 @@ def test_a_missing_env_of_the_users_own_is_not_called_again(cluster: rk.Cluster)
             file.write("x")
         raise rk.errors.EnvNotFound("one of mine")
 
+    path = f"/tmp/own-error-{time.time_ns()}"
     with pytest.raises(rk.errors.EnvNotFound, match="one of mine"):
-        rk.function(raise_it).to(cluster)("/tmp/own-env-error")
-    assert rk.function(jobs_stopping.count_up).to(cluster)("/tmp/own-env-error") == 2
+        rk.function(raise_it).to(cluster)(path)
+    assert rk.function(jobs_stopping.count_up).to(cluster)(path) == 2
 
 
 # -- callbacks and timeouts of submitted calls
@@ -125,7 +127,7 @@ async def test_retries_of_generators(cluster: rk.Cluster, side: rk.Env, asynchro
         stream = made.options(retries=retries)(path, after)
         return [item async for item in stream] if asynchronous else list(stream)
 
-    path = f"/tmp/retried-items-{asynchronous}"
+    path = f"/tmp/retried-items-{time.time_ns()}"
     assert await take(path) == [2]
     with pytest.raises(rk.errors.WorkerDied):
         await take(path, "exit")
