@@ -152,6 +152,7 @@ def test_generators_stream(cluster: rk.Cluster) -> None:
     while cluster.get("how far") != "closed" and time.monotonic() < deadline:
         time.sleep(0.02)
     assert cluster.get("how far") == "closed"
+    cluster.delete(["how far"])
     failing = rk.function(jobs.count_then_fail).to(cluster)(3)
     assert [next(failing) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(jobs.Mine):
