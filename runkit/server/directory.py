@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from runkit.errors import RunkitError, ServerError
 
@@ -97,6 +98,7 @@ class Directory:
         self._owners: dict[str, str] = {}
         self._lines: dict[str, Line] = {}
         self._losses: dict[str, list[set[str]]] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._arrived = asyncio.Condition()
         self.settled = asyncio.Event()
@@ -136,7 +138,8 @@ class Directory:
         try:
             yield found
         finally:
-            self._losses[env].remove(found)
+            # By identity: two that have collected the same so far are equal.
+            self._losses[env] = [other for other in self._losses[env] if other is not found]
 
     async def order(self, env: str, op: str, generation: int | None = None, **fields: Any) -> Any:
         """Have the env's worker (of that generation) do something.
@@ -177,14 +180,26 @@ class Directory:
         if message["op"] == "hello":
             await self._hello(line, message)
             return
-        if message["op"] == "claim":  # written down in the order of the line's messages
-            message["before"] = self._claim(message["env"], message["key"])
         if message["op"] == "release":
             await self._answer(line, message)
-        else:  # these wait for a servlet, or for another worker: the line goes on meanwhile
-            task = asyncio.get_running_loop().create_task(self._answer(line, message))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            return
+        # The others wait for a servlet, or for another worker: the line goes on meanwhile.
+        if message["op"] == "claim":  # written down in the order of the line's messages
+            message["before"] = self._claim(message["env"], message["key"])
+            work = self._in_turn(line, message, self._turns.setdefault(message["key"], asyncio.Lock()))
+        else:
+            work = self._answer(line, message)
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _in_turn(self, line: Line, message: dict[str, Any], turn: asyncio.Lock) -> None:
+        """Answer a claim once the earlier ones of the same key are answered.
+
+        A worker takes an order to drop a key that it is just claiming for an older one, so it must not get one that is newer.
+        """
+        async with turn:
+            await self._answer(line, message)
 
     async def _hello(self, line: Line, message: dict[str, Any]) -> None:
         line.env, line.generation = str(message["env"]), int(message["generation"])
@@ -237,7 +252,7 @@ class Directory:
 
     async def _drop(self, line: Line | None, key: str) -> None:
         """Have a worker let go of a key, and wait for it: an object that it stores under the key from now on is a new one."""
-        if line is None:
+        if line is None or self._lines.get(line.env) is not line:  # or its worker has ended since
             return
         try:
             await line.order("drop", DROP_SECONDS, key=key)

@@ -84,14 +84,14 @@ class Control:
     def _run(self) -> None:
         while True:
             try:
-                sock = socket.socket(socket.AF_UNIX)
-                sock.connect(self._path)
-                sock.sendall(json.dumps({"op": "hello", **self._hello()}).encode() + b"\n")
-                self.connection = sock
-                self._connected.set()
-                with sock.makefile("rb") as lines:
-                    for line in lines:
-                        self._take(json.loads(line))
+                with socket.socket(socket.AF_UNIX) as sock:
+                    sock.connect(self._path)
+                    sock.sendall(json.dumps({"op": "hello", **self._hello()}).encode() + b"\n")
+                    self.connection = sock
+                    self._connected.set()
+                    with sock.makefile("rb") as lines:
+                        for line in lines:
+                            self._take(json.loads(line))
             except (OSError, ValueError):
                 pass
             self._connected.clear()

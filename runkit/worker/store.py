@@ -31,7 +31,7 @@ class Store:
         self._env = env
         self._control = control
         self._entries: dict[str, Entry] = {}
-        self._claiming: set[str] = set()
+        self._claiming: dict[str, Entry] = {}  # whose claim has not been answered
         self._lock = threading.Lock()
 
     def put(self, key: str, value: Any, roots: Any = (), changes: int = 0) -> None:
@@ -44,14 +44,19 @@ class Store:
             known = key in self._entries
             self._entries[key] = entry  # there before the others are told that it is here
             if not known:
-                self._claiming.add(key)
+                self._claiming[key] = entry
         if not known:
             try:
-                self._control.request("claim", then=lambda: self._claiming.discard(key), env=self._env, key=key)
+                self._control.request("claim", then=lambda: self._claimed(key, entry), env=self._env, key=key)
             except BaseException:
-                self._claiming.discard(key)
+                self._claimed(key, entry)
                 self.drop(key)
                 raise
+
+    def _claimed(self, key: str, entry: Entry) -> None:
+        with self._lock:
+            if self._claiming.get(key) is entry:  # else it was deleted and claimed again meanwhile
+                del self._claiming[key]
 
     def entry(self, key: str) -> Entry:
         """The entry under `key`; KeyError if this env has none."""
