@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from runkit.errors import EnvError, EnvNotFound, InstallFailed, RunkitError, ServerError, UsageError
@@ -88,6 +88,7 @@ class Envs:
         self._envs: dict[str, Env] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._wanted: dict[str, set[asyncio.Event]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self.ray_up = asyncio.Event()
         for file in sorted(settings.envs.glob("*.json")):
             plan = read_json(file)
@@ -162,9 +163,17 @@ class Envs:
     async def up(self, name: str) -> None:
         """Have the env run as its kept plan says, if it does not yet.
 
+        It goes on where whoever asked for it goes: others may wait for it.
+
         Raises:
             EnvError: it cannot be built any more.
         """
+        task = asyncio.get_running_loop().create_task(self._up(name))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
+
+    async def _up(self, name: str) -> None:
         given_up = asyncio.Event()
         with self._noted(name, given_up):
             async with self._lock(name):
@@ -354,16 +363,19 @@ class Envs:
         self, name: str, why: str, generation: int | None = None, only_call: tuple[str, int] | None = None
     ) -> dict[str, Any]:
         """Replace the env's worker (only if it is of that generation, and at that call and no other); {lost: keys, worker}."""
-        async with self._lock(name):
+        # Whoever ends a call does not wait until somebody else's build has ended; the servlet replaces its worker once at a time.
+        async with self._lock(name) if only_call is None else nullcontext():
             env = self.get(name)
-            if env.servlet is None:
+            servlet = env.servlet
+            if servlet is None:
                 raise EnvError(f"env {name!r} does not run")
             if generation is not None and (env.worker or {}).get("generation") != generation:
                 return {"lost": [], "worker": env.worker}
             with self._directory.losses(name) as lost:
-                state = await env.servlet.ask("replace", why, generation, only_call)
-                await self._directory.arrival(name, state["worker"]["generation"])
-            env.hear(state)
+                state = await servlet.ask("replace", why, generation, only_call)
+                await self._directory.arrival(name, (state["worker"] or {}).get("generation"))
+            if env.servlet is servlet:
+                env.hear(state)
             return {"lost": sorted(lost), "worker": state["worker"]}
 
     async def delete(self, name: str) -> list[str]:

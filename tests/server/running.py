@@ -169,6 +169,26 @@ class Stream:
         return self._frames.pop(0)
 
 
+def plan(name: str, **changes: Any) -> dict[str, Any]:
+    """A plan as a client sends it."""
+    build = changes.pop("build", f"test-{name}")
+    return {
+        "name": name,
+        "request": changes.get("request", "1"),
+        "build": build,
+        "python": {"version": f"{sys.version_info[0]}.{sys.version_info[1]}", "path": sys.executable},
+        "lock": "",
+        "packages": [],
+        "env_vars": {},
+        "setup_cmds": [],
+        "compute": {},
+        "roots": [],
+        "working_dir": None,
+        "spec": {"asked": name},
+        **changes,
+    }
+
+
 def eventually(check: Callable[[], Any], seconds: float = 20.0) -> Any:
     """The first true value of `check`."""
     deadline = time.monotonic() + seconds

@@ -14,29 +14,9 @@ import pytest
 
 from runkit.errors import EnvNotFound, InvalidName, UsageError
 from runkit.servlet.processes import ProcessId
-from tests.server.running import REPOSITORY, Server, eventually
+from tests.server.running import REPOSITORY, Server, eventually, plan
 
 EMPTY_LOCK = 'lock-version = "1.0"\ncreated-by = "test"\nrequires-python = ">=3.9"\npackages = []\n'
-
-
-def plan(name: str, **changes: Any) -> dict[str, Any]:
-    """A plan as a client sends it."""
-    build = changes.pop("build", f"test-{name}")
-    return {
-        "name": name,
-        "request": changes.get("request", "1"),
-        "build": build,
-        "python": {"version": f"{sys.version_info[0]}.{sys.version_info[1]}", "path": sys.executable},
-        "lock": "",
-        "packages": [],
-        "env_vars": {},
-        "setup_cmds": [],
-        "compute": {},
-        "roots": [],
-        "working_dir": None,
-        "spec": {"asked": name},
-        **changes,
-    }
 
 
 def send(server: Server, wanted: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -261,6 +241,30 @@ def test_two_clients_that_send_the_same_env_at_once(server: Server, tmp_path: Pa
     server.api.json("DELETE", "/v1/envs/twin")
 
 
+def test_a_worker_is_replaced_for_a_call_while_its_env_is_being_changed(server: Server, tmp_path: Path) -> None:
+    """Whoever ends that call does not wait for somebody else's build, which may take minutes."""
+    send(server, plan("busy"))
+    slow = plan("busy", build="busy-2", setup_cmds=["echo on", f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"])
+    events = server.api.events("PUT", "/v1/envs/busy", slow)
+    while next(events) != {"log": "on"}:
+        pass
+    with server.stream("busy") as stream:
+        call = [stream.session, stream.start("time", "sleep", 60)]
+        eventually(lambda: server.env("busy")["worker"]["running"] == 1)
+        before = server.env("busy")["worker"]["generation"]
+        body = {"generation": before, "only_call": call}
+        with ThreadPoolExecutor() as threads:
+            answer = threads.submit(server.api.json, "POST", "/v1/envs/busy/restart", body)
+            try:
+                assert answer.result(30)["replaced"]
+            finally:
+                (tmp_path / "go").touch()
+    assert list(events)[-1]["done"]["replaced_worker"]
+    with server.stream("busy") as stream:
+        assert stream.call("math", "sqrt", 4) == 2.0
+    server.api.json("DELETE", "/v1/envs/busy")
+
+
 def ended(pid: int) -> bool:
     """Whether a process has gone; a zombie has."""
     found = ProcessId.of(pid)
@@ -287,6 +291,9 @@ def test_kept_plan_is_built_again_when_asked_for(server: Server, tmp_path: Path)
     assert "error" in list(events)[-1]
     server.start()
     assert server.env("later")["state"] == "stopped"  # nothing is started that nobody uses
+    with server.websocket() as client:  # one that goes before it is there
+        client.send(json.dumps({"open": {"route": 1, "env": "later"}}))
+        eventually(lambda: server.env("later")["state"] == "installing")
     assert server.api.json("POST", "/v1/ensure", {"env": {"name": "later", "request": "1"}})["env"] == "ready"
     with server.stream("later") as stream:
         assert stream.call("os", "getenv", "A") == "kept"
