@@ -15,6 +15,7 @@ from typing import Any
 from runkit.errors import EnvError, RunkitError
 from runkit.servlet.install import Built, Emit, install, read_marker, site_packages
 from runkit.servlet.keeper import Keeper
+from runkit.servlet.processes import MARK
 from runkit.servlet.spawn import WorkerSpec, clean_environment
 from runkit.wire import problems
 
@@ -85,6 +86,8 @@ class EnvServlet:
         self._given_up = threading.Event()
         # What the worker gets, and what the host's own settings say to uv.
         environment = {**_environment(plan.get("compute") or {}, keep=("UV_",)), **self._place["variables"]}
+        # Found by this where server and Ray are killed. No env has that name: what a set-up command leaves is no worker's to end.
+        environment[MARK] = f"{self._place['mark']}:(build)"
         place = {name: Path(self._place[name]) for name in ("home", "uv")}
         return install(plan, **place, environment=environment, emit=emit, given_up=self._given_up)
 

@@ -21,7 +21,7 @@ import pytest
 
 from runkit.errors import RunkitError
 from runkit.servlet.processes import ProcessId
-from tests.server.running import Server, command, eventually, free_ports
+from tests.server.running import Server, command, eventually, free_ports, plan
 
 
 def put(server: Server, key: str, env: str = "default") -> None:
@@ -143,6 +143,22 @@ def test_everything_at_once(server: Server) -> None:
     eventually(lambda: not ProcessId(server.state["server"]["pid"], server.state["server"]["started"]).alive())
     assert server.start()["fresh"]
     assert server.env()["state"] == "ready"
+
+
+def test_a_build_that_goes_on_after_everything_else_was_killed(server: Server, tmp_path: Path) -> None:
+    hanging = plan("orphan", build="orphan-1", setup_cmds=[f"sleep 600 & echo $! > {tmp_path}/pid; echo on; wait"])
+    events = server.api.events("PUT", "/v1/envs/orphan", hanging)
+    while next(events) != {"log": "on"}:
+        pass
+    build = ProcessId.of(int((tmp_path / "pid").read_text()))
+    assert build is not None
+    for pid in server.processes():
+        with suppress(ProcessLookupError):
+            if os.getpgid(pid) != os.getpgid(build.pid):
+                os.kill(pid, signal.SIGKILL)
+    assert build.alive()
+    server.stop()
+    assert not build.alive()
 
 
 class TestPorts:
