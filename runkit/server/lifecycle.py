@@ -72,7 +72,7 @@ def _start(settings: Settings, say: Say) -> dict[str, Any]:
     if head is not None and head.alive():
         if settings.read_state().get("code") == settings.code_digest:
             say("a server was here before; its Ray and its envs are taken over")
-            check_ports(settings, only_server=True)
+            check_ports(settings, only_server=True, patience=_RELEASE_S)
         else:
             _stop(settings, say)
             head = None
