@@ -41,7 +41,9 @@ def stop(transport: Transport, port: int, progress: Report = lambda event: None)
     path, python = shlex.quote(state["path"]), shlex.quote(state["python"])
     lines = Lines(progress)
     done = transport.run(
-        f"cd / && PYTHONPATH={path} {python} -m runkit.server stop --port {port} 2>&1", timeout=90, on_output=lines.take
+        f"cd / && PYTHONPATH={path} {python} -m runkit.server stop --port {port} 2>&1",
+        timeout=240,  # a start that goes on there comes first
+        on_output=lines.take,
     )
     lines.end()
     if done.returncode:
