@@ -98,8 +98,12 @@ class Connected:
     def up_if_not(self: _Self) -> _Self:
         """Connect; install runkit on the host and start the server if need be. Every other method does it by itself too."""
         with self._lock:
-            if not self.link.answers() and not self.link.revive():
-                self.disconnect()
+            link = self.link
+            if (
+                not link.answers() and not link.revive()
+            ):  # another server: the way to the host, and what else uses it, stays
+                self._link = None
+                link.close()
                 self.link  # noqa: B018  (connecting is the effect)
         return self
 

@@ -19,7 +19,7 @@ from runkit.client.roots import Root, client_id
 from runkit.client.serving import find_server, was_killed
 from runkit.client.session import Session
 from runkit.client.upload import upload
-from runkit.errors import EnvNotFound, HostError, RunkitError
+from runkit.errors import ConnectionLost, EnvNotFound, HostError, RunkitError
 from runkit.model.env import Env
 from runkit.transport import Transport
 
@@ -55,7 +55,6 @@ class Link:
         except BaseException:
             self.close()
             raise
-        self._sending = threading.Lock()
         self._senders: dict[str, tuple[threading.Lock, Deployer]] = {}
         self._syncing: dict[str, threading.Lock] = {}
 
@@ -84,12 +83,19 @@ class Link:
         """Start the server again where it has ended; it takes over what runs there, and the calls under way go on.
 
         Returns:
-            False if it is another one, which knows nothing of this connection.
+            False if this connection is of no more use: it was given up, or the server is another one, which knows nothing of it.
+
+        Raises:
+            ConnectionLost: the server runs, and the connection to it does not come back.
         """
         with Progress(self.name) as progress:
             info = bootstrap(self.transport, port=self.info.port, progress=progress)
-        same, self.info = info.token == self.info.token, info
-        return same and self.connection.wait_connected(20)
+        if info.token != self.info.token:
+            return False
+        self.info = info
+        if not self.connection.wait_connected(20) and self.alive:
+            raise ConnectionLost(f"the server of {self.name!r} runs, and the connection to it does not come back")
+        return self.alive
 
     def bring_back(self) -> bool:
         """Start the server again if it was killed; False if it was ended on purpose, or belongs to another runkit now."""
@@ -144,11 +150,10 @@ class Link:
 
     def _sender(self, env: str) -> tuple[threading.Lock, Deployer]:
         """What sends one env, and the lock for it: while that is installed, others can be sent."""
-        with self._sending:
-            if env not in self._senders:
-                deployer = Deployer(self.api, self.api.json("GET", "/v1/status"))
-                self._senders[env] = threading.Lock(), deployer
-            return self._senders[env]
+        if env not in self._senders:
+            deployer = Deployer(self.api, self.api.json("GET", "/v1/status"))
+            self._senders.setdefault(env, (threading.Lock(), deployer))  # others that asked meanwhile get the first one
+        return self._senders[env]
 
     def sync_only(self, env: str, code: Root | None) -> list[dict[str, Any]]:
         """Bring a root up to date for an env that is there; gives it as calls name it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -94,6 +95,18 @@ def test_a_killed_server_comes_back_for_a_call_and_one_that_was_stopped_does_not
         with pytest.raises((rk.errors.WorkerDied, rk.errors.ConnectionLost)):
             call.result(timeout=40)
         assert not other.is_up()
+
+
+def test_another_server_leaves_what_else_uses_the_way_to_the_host(frail: Host) -> None:
+    with open_cluster(frail) as cluster, cluster.forward(cluster.server_port) as forward:
+        address = "127.0.0.1", forward.local_port
+        with socket.create_connection(address):
+            pid = cluster.status()["pid"]
+            cluster.transport.run(f"kill -9 {pid}; rm ~/.runkit/servers/*/token")
+            assert cluster.up_if_not().status()["pid"] != pid
+            with socket.create_connection(address) as stream:
+                stream.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                assert b" 401 " in stream.recv(100)
 
 
 @pytest.mark.parametrize("alive", [True, False])
