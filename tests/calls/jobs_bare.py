@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 
 _notes: list[str] = []
+_behind: list[tuple[threading.Event, threading.Thread]] = []
+_both = threading.Barrier(2)
 
 
 def notes() -> list[str]:
@@ -42,14 +44,28 @@ def log_in_children(text: str) -> None:
         pool.map(logging.warning, [f"{text} {i}" for i in range(4)])
 
 
-def print_behind(text: str, seconds: float) -> None:
-    """A thread of this call prints when the call is over."""
+def print_behind(text: str) -> None:
+    """A thread of this call prints when the call is over, during one of `let_print`."""
+    go_on = threading.Event()
 
     def later() -> None:
-        time.sleep(seconds)
+        go_on.wait()
         print(text)
 
-    threading.Thread(target=later).start()
+    thread = threading.Thread(target=later, daemon=True)
+    thread.start()
+    _behind.append((go_on, thread))
+
+
+def let_print() -> None:
+    go_on, thread = _behind.pop()
+    go_on.set()
+    thread.join()
+
+
+def meet() -> None:
+    """Ends once two calls of it run at once."""
+    _both.wait(20)
 
 
 def write_with_the_gil(size: int) -> int:

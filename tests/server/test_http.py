@@ -12,7 +12,6 @@ import stat
 import subprocess
 import sys
 import tarfile
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -105,19 +104,25 @@ class TestWhoGetsIn:
     def test_ray_wants_a_token(self, server: Server) -> None:
         code = f"import ray; ray.init(address='[::ffff:127.0.0.1]:{server.port + 1}', logging_level='critical'); print('in')"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        drivers = [
+        token = (server.runtime / "ray-token").read_text()
+        *others, right = (
             subprocess.Popen(
                 [sys.executable, "-c", code],
                 env={**environment, **more, "HOME": "/nonexistent"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
             )
-            for more in ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64})
-        ]
-        time.sleep(8)  # neither of them is told anything, and they go on trying
-        for driver in drivers:
+            for more in (
+                {},
+                {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+                {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token},
+            )
+        )
+        # The one with the right token is in; by then the others, which are told nothing, are still trying.
+        assert right.communicate(timeout=60)[0] == b"in\n"
+        for driver in others:
             driver.kill()
-        assert [driver.communicate()[0] for driver in drivers] == [b"", b""]
+        assert [driver.communicate()[0] for driver in others] == [b"", b""]
 
 
 class TestAnswers:
