@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
-from runkit.errors import EnvError, EnvNotFound, InstallFailed, RunkitError, ServerError, UsageError
+from runkit.errors import EnvError, EnvNotFound, InstallFailed, RunkitError, ServerError
 from runkit.server import servlets
 from runkit.server.default_env import default_plan
 from runkit.server.directory import Directory
@@ -233,9 +233,9 @@ class Envs:
                 raise InstallFailed(f"the set-up of env {env.name!r} was ended before it began")
             with self._directory.losses(env.name) as lost:
                 if env.servlet is None or (plan.get("compute") or {}) != (env.plan.get("compute") or {}):
-                    compute = await self._affordable(env, plan)
+                    compute = await servlets.affordable(self._ray, env.name, plan.get("compute") or {})
                     if env.servlet is not None:  # built before the old one goes: if that fails, nothing has happened
-                        async for event in _run(env.servlet, "build", plan, given_up):
+                        async for event in env.servlet.run("build", plan, given_up):
                             if "built" not in event:
                                 yield event
                             if "error" in event:
@@ -245,7 +245,7 @@ class Envs:
                     async for event in self._place(env, compute, given_up):
                         yield event
                 assert env.servlet is not None  # placed
-                async for event in _run(env.servlet, "install", plan, given_up):
+                async for event in env.servlet.run("install", plan, given_up):
                     if "done" in event:
                         done = await self._installed(env, plan, event["done"])
                         event = {
@@ -283,22 +283,6 @@ class Envs:
         write_json(self._settings.envs / f"{env.name}.json", plan)
         self._watch(env)
         return {name: done[name] for name in ("build", "created", "replaced_worker", "worker")}
-
-    async def _affordable(self, env: Env, plan: dict[str, Any]) -> dict[str, Any]:
-        """What the env asks of Ray.
-
-        Raises:
-            UsageError: the cluster does not have that much at all.
-        """
-        compute = {kind: amount for kind, amount in (plan.get("compute") or {}).items() if amount}
-        if compute:
-            never, _ = await servlets.missing_resources(self._ray, compute)
-            if never:
-                there = ", ".join(
-                    f"{kind}: {compute[kind]} asked for, {amount:g} in the cluster" for kind, amount in never.items()
-                )
-                raise UsageError(f"env {env.name!r} asks for more than the cluster has: {there}")
-        return compute
 
     async def _place(self, env: Env, compute: dict[str, Any], given_up: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
         """Make the env's servlet; where its resources are taken, say what it waits for."""
@@ -431,31 +415,6 @@ class Envs:
         for name in running:
             self._gone(self._envs[name], "Ray has ended")
         return running
-
-
-async def _run(
-    servlet: Servlet, method: str, plan: dict[str, Any], given_up: asyncio.Event
-) -> AsyncIterator[dict[str, Any]]:
-    """The events of a servlet's `install` or `build`, which is ended when it is given up."""
-
-    over = False
-
-    async def end() -> None:
-        await given_up.wait()
-        while not over:  # it may not have begun yet
-            await servlet.ask("give_up")
-            await asyncio.sleep(0.1)
-
-    ending = asyncio.ensure_future(end())
-    try:
-        async for event in servlet.run(method, plan):
-            yield event
-    finally:
-        over = True
-        if not given_up.is_set():
-            ending.cancel()
-        with suppress(RunkitError, asyncio.CancelledError):  # what is said now must not reach the next one
-            await ending
 
 
 def _raise_error(event: dict[str, Any]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from runkit.errors import RunkitError
+from runkit.errors import RunkitError, UsageError
 from runkit.server.ray_cluster import RayCluster, address, shared_variables
 from runkit.server.settings import Settings
 
@@ -32,9 +33,21 @@ class Servlet:
         """
         return await self._ray.request("ask", actor=self.actor, method=method, args=arguments)
 
-    def run(self, method: str, plan: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """The events of `install` or `build`, as they come."""
-        return self._ray.stream("stream", actor=self.actor, method=method, args=[dict(plan)])
+    async def run(self, method: str, plan: Mapping[str, Any], given_up: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
+        """The events of `install` or `build` as they come; what is built is ended once it is given up."""
+        ticket = uuid.uuid4().hex
+
+        async def end() -> None:
+            await given_up.wait()
+            with suppress(RunkitError):  # the servlet has ended, and what it built with it
+                await self.ask("give_up", ticket)
+
+        ending = asyncio.ensure_future(end())
+        try:
+            async for event in self._ray.stream("stream", actor=self.actor, method=method, args=[dict(plan), ticket]):
+                yield event
+        finally:
+            ending.cancel()
 
     async def end(self) -> None:
         """End what it builds, its worker, and the actor; nobody hears of it where that fails, as the servlet is gone then."""
@@ -80,6 +93,23 @@ async def missing_resources(ray: RayCluster, compute: Mapping[str, Any]) -> tupl
         for which in ("total", "free")
     )
     return never, later
+
+
+async def affordable(ray: RayCluster, env: str, compute: Mapping[str, Any]) -> dict[str, Any]:
+    """What an env asks of Ray, without what it asks nothing of.
+
+    Raises:
+        UsageError: the cluster does not have that much at all.
+    """
+    wanted = {kind: amount for kind, amount in compute.items() if amount}
+    if wanted:
+        never, _ = await missing_resources(ray, wanted)
+        if never:
+            there = ", ".join(
+                f"{kind}: {wanted[kind]} asked for, {amount:g} in the cluster" for kind, amount in never.items()
+            )
+            raise UsageError(f"env {env!r} asks for more than the cluster has: {there}")
+    return wanted
 
 
 def _first_generation() -> int:

@@ -42,7 +42,7 @@ class EnvServlet:
         self._keeper: Keeper | None = None
         self._plan: dict[str, Any] = {}
         self._install_lock = threading.Lock()
-        self._given_up = threading.Event()
+        self._builds: dict[str, threading.Event] = {}
 
     def pid(self) -> int:
         """The actor's own process."""
@@ -50,23 +50,29 @@ class EnvServlet:
 
     # -- install
 
-    def install(self, plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Build the env and have its worker run it; events as they come, {"done": …} or {"error": …} last."""
-        yield from self._events("done", self._install, plan)
+    def install(self, plan: dict[str, Any], ticket: str) -> Iterator[dict[str, Any]]:
+        """Build the env and have its worker run it; events as they come, {"done": …} or {"error": …} last.
 
-    def build(self, plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        Args:
+            plan: an EnvPlan.
+            ticket: what it can be given up by.
+        """
+        yield from self._events("done", self._install, plan, ticket)
+
+    def build(self, plan: dict[str, Any], ticket: str) -> Iterator[dict[str, Any]]:
         """Build the env's folder and leave everything else as it is; {"built": …} or {"error": …} last."""
-        yield from self._events("built", lambda plan, emit: self._build(plan, emit).build, plan)
+        yield from self._events("built", lambda *build: self._build(*build).build, plan, ticket)
 
     def _events(
-        self, last: str, do: Callable[[dict[str, Any], Emit], Any], plan: dict[str, Any]
+        self, last: str, do: Callable[[dict[str, Any], Emit, threading.Event], Any], plan: dict[str, Any], ticket: str
     ) -> Iterator[dict[str, Any]]:
         events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        given_up = self._builds.setdefault(ticket, threading.Event())
 
         def work() -> None:
             try:
                 with self._install_lock:
-                    events.put({last: do(plan, events.put)})
+                    events.put({last: do(plan, events.put, given_up)})
             except RunkitError as error:
                 events.put({"error": problems.to_json(error)})
             except (
@@ -76,27 +82,30 @@ class EnvServlet:
                     {"error": {"type": "InstallFailed", "message": f"{type(error).__name__}: {error}", "output": ""}}
                 )
             finally:
+                self._builds.pop(ticket, None)
                 events.put(None)
 
         threading.Thread(target=work, name="runkit-install", daemon=True).start()
         while (event := events.get()) is not None:
             yield event
 
-    def _build(self, plan: dict[str, Any], emit: Emit) -> Built:
-        self._given_up = threading.Event()
+    def _build(self, plan: dict[str, Any], emit: Emit, given_up: threading.Event) -> Built:
         # What the worker gets, and what the host's own settings say to uv.
         environment = {**_environment(plan.get("compute") or {}, keep=("UV_",)), **self._place["variables"]}
         # Found by this where server and Ray are killed. No env has that name: what a set-up command leaves is no worker's to end.
         environment[MARK] = f"{self._place['mark']}:(build)"
         place = {name: Path(self._place[name]) for name in ("home", "uv")}
-        return install(plan, **place, environment=environment, emit=emit, given_up=self._given_up)
+        return install(plan, **place, environment=environment, emit=emit, given_up=given_up)
 
-    def give_up(self) -> None:
-        """End what is being built: nobody wants it any more."""
-        self._given_up.set()
+    def give_up(self, ticket: str | None = None) -> None:
+        """End the build of that ticket, also if it has not come yet; without one, all there are."""
+        for build in (
+            list(self._builds.values()) if ticket is None else [self._builds.setdefault(ticket, threading.Event())]
+        ):
+            build.set()
 
-    def _install(self, plan: dict[str, Any], emit: Emit) -> dict[str, Any]:
-        built = self._build(plan, emit)
+    def _install(self, plan: dict[str, Any], emit: Emit, given_up: threading.Event) -> dict[str, Any]:
+        built = self._build(plan, emit, given_up)
         spec = self._spec(plan, str(built.python))
         keeper = self._keeper
         done = {
