@@ -170,7 +170,7 @@ def test_build_is_ended_when_its_client_goes(server: Server, tmp_path: Path) -> 
         events.close()
         done, _ = send(server, plan(name, request="2"))
         assert "done" in done
-        assert ended(int((tmp_path / name).read_text()))
+        eventually(lambda: ended(int((tmp_path / name).read_text())))
         assert not (server.lasting.parents[1] / "envs" / f"{name}-2").exists()
         assert not lasting or server.env(name)["worker"]["pid"] == worker
         server.api.json("DELETE", f"/v1/envs/{name}")
@@ -200,7 +200,7 @@ def test_build_is_ended_by_ctrl_c(server: Server, tmp_path: Path) -> None:
             assert client.poll() is None
         client.send_signal(signal.SIGINT)
         assert client.communicate(timeout=60)[0].splitlines()[-1] == "pressed"
-    assert ended(int((tmp_path / "pid").read_text()))
+    eventually(lambda: ended(int((tmp_path / "pid").read_text())))
     server.api.json("DELETE", "/v1/envs/pressed")
 
 
@@ -211,7 +211,7 @@ def test_build_is_ended_by_delete(server: Server, tmp_path: Path) -> None:
         pass
     assert server.api.json("DELETE", "/v1/envs/doomed") == {"lost": []}
     assert list(events)[-1]["error"]["type"] == "InstallFailed"
-    assert ended(int((tmp_path / "pid").read_text()))
+    eventually(lambda: ended(int((tmp_path / "pid").read_text())))
     with pytest.raises(EnvNotFound):
         server.api.json("DELETE", "/v1/envs/doomed")
 
@@ -287,7 +287,7 @@ def test_kept_plan_is_built_again_when_asked_for(server: Server, tmp_path: Path)
     while next(events) != {"log": "on"}:
         pass
     server.stop()
-    assert ended(int((tmp_path / "pid").read_text()))  # a build ends with the server
+    eventually(lambda: ended(int((tmp_path / "pid").read_text())))  # a build ends with the server
     assert "error" in list(events)[-1]
     server.start()
     assert server.env("later")["state"] == "stopped"  # nothing is started that nobody uses

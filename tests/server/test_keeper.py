@@ -271,7 +271,7 @@ class TestProcessId:
         with subprocess.Popen(["sleep", "100"], env=environment, start_new_session=True) as sleeper:
             real = ProcessId.of(sleeper.pid)
             assert real is not None
-            assert of_session(real, "OURS=yes") == [real]
+            eventually(lambda: of_session(real, "OURS=yes") == [real])  # a new process has its variables a moment later
             earlier = ProcessId(real.pid, real.started - 1)
             assert of_session(earlier, "OURS=yes") == []
             sleeper.kill()
