@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uv
 
 from runkit.errors import EnvNotFound, InvalidName, UsageError
+from runkit.servlet.actor import EnvServlet
 from runkit.servlet.processes import ProcessId
 from tests.server.running import REPOSITORY, Server, eventually, plan
 
@@ -400,3 +402,13 @@ def test_log_of_an_env(server: Server) -> None:
         stream.call("builtins", "print", "four")
     more = server.api.json("GET", f"/v1/envs/talker/log?from={found['end']}&file={found['file']}")
     assert more["text"] == "four\n"
+
+
+def test_a_build_is_given_up_before_it_begins(tmp_path: Path) -> None:
+    """The order to end it may overtake it on their way through Ray."""
+    place = {"home": str(tmp_path), "uv": uv.find_uv_bin(), "mark": str(tmp_path), "variables": {}}
+    servlet = EnvServlet(place, "early", 1)
+    servlet.give_up("second")
+    assert list(servlet.build(plan("early"), "first"))[-1] == {"built": "test-early"}
+    assert "was ended" in list(servlet.build(plan("early", build="other"), "second"))[-1]["error"]["message"]
+    assert not (tmp_path / "envs" / "other").exists()
