@@ -41,6 +41,7 @@ class Env:
         self.state: dict[str, Any] = {"version": 0, "worker": None, "restarts": 0, "failure": ""}
         self.changed = asyncio.Event()
         self.watcher: asyncio.Task[None] | None = None
+        self.has_run = False  # under this server: if Ray ends, it is brought back
 
     @property
     def worker(self) -> dict[str, Any] | None:
@@ -277,6 +278,7 @@ class Envs:
                 done = {**done, **replaced, "replaced_worker": True}
         await self._directory.arrival(env.name, done["worker"]["generation"])
         env.plan = plan
+        env.has_run = True
         env.hear(done)
         self._envs[env.name] = env
         log.info("env %r: ready", env.name)
@@ -403,6 +405,7 @@ class Envs:
                 await servlet.end()
                 continue
             env.servlet = servlet
+            env.has_run = True
             env.hear(state)
             self._watch(env)
             if env.worker is not None:  # which objects there are is known once it has said hello
@@ -411,10 +414,11 @@ class Envs:
     def ray_died(self) -> list[str]:
         """Ray has ended and every servlet with it; gives the names of those that ran."""
         self.ray_up.clear()
-        running = [env.name for env in self._envs.values() if env.servlet is not None]
-        for name in running:
-            self._gone(self._envs[name], "Ray has ended")
-        return running
+        running = [env for env in self._envs.values() if env.has_run]
+        for env in running:
+            if env.servlet is not None:  # the end of its servlet may have been noticed before that of Ray
+                self._gone(env, "Ray has ended")
+        return [env.name for env in running]
 
 
 def _raise_error(event: dict[str, Any]) -> None:

@@ -24,7 +24,8 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def on(cluster: rk.Cluster) -> Callable[[Any], Any]:
-    """Makes functions of the default env."""
+    """Makes functions of the default env, in which no call of an earlier test runs any more: raw output is for a call alone."""
+    assert until(lambda: cluster.status()["envs"]["default"]["worker"]["running"] == 0, 60)
     return lambda function: rk.function(function).to(cluster)
 
 
