@@ -1,9 +1,11 @@
-"""More on its way, in both directions at once, than the sockets and buffers between a client and a worker hold."""
+"""A client, a relay and a worker, without cluster: what happens when they are crowded, late or gone at a bad moment."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,14 +19,18 @@ from aiohttp import web
 
 from runkit.client.call import Call
 from runkit.client.connection import Connection
-from runkit.client.request import SILENT, Request
+from runkit.client.finisher import finisher
+from runkit.client.request import Options, Request
 from runkit.client.session import Target
+from runkit.errors import CallTimeout, ConnectionLost
 from runkit.server.relay import Client, Relay
 from runkit.wire import codec
 from tests.calls.bare import Bare, bare_worker
+from tests.calls.clients import until
 
 SECONDS = 20
 ECHO = ["copy", "copy"]
+NAP = ["time", "sleep"]
 
 
 @contextmanager
@@ -68,33 +74,45 @@ def relayed(bare: Bare) -> Iterator[Connection]:
         loop.close()
 
 
-def call(connection: Connection, target: Target, *args: Any) -> Call:
+def prepared(connection: Connection, ref: list[str], *args: Any, replace: Any = None, **options: Any) -> Call:
+    """A call that has not been sent; each has a target of its own.
+
+    Args:
+        replace: what asks the server to replace the worker.
+    """
     caller: Any = SimpleNamespace(
         name="test",
         ready_session=connection.ready_session,
         session=connection.session,
         local_folders=lambda home: {},
+        replace_worker=replace,
     )
-    request = Request(caller, "bare", "call", codec.dump((args, {})), SILENT, SILENT.meta(), target)
-    return Call(request).start()
+    made = Options(stream_logs=False, **options)
+    target = Target({"ref": ref, "roots": []})
+    return Call(Request(caller, "bare", "call", codec.dump((args, {})), made, made.meta(), target))
 
 
 @pytest.fixture
-def connection(tmp_path: Path) -> Iterator[Connection]:
-    with bare_worker(tmp_path) as bare, relayed(bare) as made:
+def bare(tmp_path: Path) -> Iterator[Bare]:
+    with bare_worker(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def connection(bare: Bare) -> Iterator[Connection]:
+    with relayed(bare) as made:
+        assert prepared(made, ECHO, 1).start().result(SECONDS) == 1
         yield made
 
 
 def test_many_arguments_and_results_at_once(connection: Connection) -> None:
-    echo, nap = (Target({"ref": ref, "roots": []}) for ref in (ECHO, ["time", "sleep"]))
-    assert call(connection, echo, 1).result(SECONDS) == 1
-    sleeper = call(connection, nap, SECONDS * 10)
+    sleeper = prepared(connection, NAP, SECONDS * 10).start()
     data = b"x" * 200_000
     calls: list[Call] = []
 
     def submit() -> None:
         for _ in range(1500):
-            calls.append(call(connection, echo, data))
+            calls.append(prepared(connection, ECHO, data).start())
 
     submitting = threading.Thread(target=submit, daemon=True)
     submitting.start()
@@ -108,3 +126,34 @@ def test_many_arguments_and_results_at_once(connection: Connection) -> None:
     assert not submitting.is_alive()
     assert not concurrent.futures.wait(calls, SECONDS).not_done
     assert all(one.result() == data for one in calls)
+
+
+def test_a_timeout_before_the_call_has_gone_out(bare: Bare, connection: Connection) -> None:
+    session = connection.session("bare")
+    call = prepared(connection, NAP, SECONDS * 10, timeout=0.01)
+    starting = threading.Thread(target=call.start)
+    with session._define_lock:  # between the beginning of the deadline and the call's frame
+        starting.start()
+        with pytest.raises(CallTimeout):
+            call.result(SECONDS)
+    starting.join()
+    assert prepared(connection, ECHO, 1).start().result(SECONDS) == 1
+    assert until(lambda: bare.info["running"] == 0)
+
+
+def test_a_process_that_ends_while_nobody_says_that_it_was_replaced(bare: Bare, connection: Connection) -> None:
+    session = connection.session("bare")
+
+    def replace(*args: Any) -> None:
+        os.kill(bare.info["pid"], signal.SIGKILL)
+        assert until(lambda: session.failure is not None)
+        heard = threading.Event()
+        finisher.post(lambda _: heard.set(), None)
+        assert heard.wait(SECONDS)
+        raise ConnectionLost("while the answer was waited for")
+
+    call = prepared(connection, NAP, SECONDS * 10, replace=replace).start()
+    with pytest.raises(ConnectionLost, match="while the answer"):
+        call.cancel(force=True)
+    with pytest.raises(concurrent.futures.CancelledError):
+        call.result(SECONDS)
