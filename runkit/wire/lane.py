@@ -119,9 +119,10 @@ class Lane:
                 if kind == frames.CALL and self._kept_bytes > WINDOW_BYTES:
                     self._wait_for_room()
                 data = self._number(kind, call, meta, parts, flags)
-                if later and self._write is not None and len(data) < CORKED_BYTES and len(self._corked) < CORKED_FRAMES:
-                    if not self._corked:
-                        pulse.ask(self._flush_if_free)
+                later = (
+                    later and self._write is not None and len(data) < CORKED_BYTES and len(self._corked) < CORKED_FRAMES
+                )
+                if later and (self._corked or pulse.ask(self._flush_if_free)):
                     self._corked.append(data)
                 else:
                     self._out(data)

@@ -31,6 +31,23 @@ def test_the_heartbeat_outlives_what_it_calls(capsys: pytest.CaptureFixture[str]
     assert "one of many" in capsys.readouterr().err
 
 
+def test_a_frame_that_might_wait_while_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    heart, lane, written = Pulse(), Lane(), list[bytes]()
+    monkeypatch.setattr("runkit.wire.lane.pulse", heart)
+    lane.attach(written.append, 0)
+    threading.stack_size(1 << 47)  # more than there are addresses
+    try:
+        lane.send(frames.RESULT, 1, later=True)
+    finally:
+        threading.stack_size(0)
+    assert len(written) == 1
+    lane.send(frames.RESULT, 2, later=True)
+    beat = threading.Event()
+    heart.ask(lambda: bool(beat.set()))
+    assert beat.wait(10)
+    assert len(written) == 2
+
+
 def test_a_connection_that_closes_under_waiting_frames() -> None:
     near, far = socket.socketpair()
     lane = Lane()
