@@ -22,9 +22,11 @@ from runkit.client.connection import Connection
 from runkit.client.finisher import finisher
 from runkit.client.request import Options, Request
 from runkit.client.session import Target
+from runkit.client.waiting import Waiting
 from runkit.errors import CallTimeout, ConnectionLost
 from runkit.server.relay import Client, Relay
 from runkit.wire import codec
+from tests.calls import jobs_output
 from tests.calls.bare import Bare, bare_worker
 from tests.calls.clients import until
 
@@ -87,7 +89,7 @@ def prepared(connection: Connection, ref: list[str], *args: Any, replace: Any = 
         local_folders=lambda home: {},
         replace_worker=replace,
     )
-    made = Options(stream_logs=False, **options)
+    made = Options(**{"stream_logs": False, **options})
     target = Target({"ref": ref, "roots": []})
     return Call(Request(caller, "bare", "call", codec.dump((args, {})), made, made.meta(), target))
 
@@ -157,3 +159,19 @@ def test_a_process_that_ends_while_nobody_says_that_it_was_replaced(bare: Bare, 
         call.cancel(force=True)
     with pytest.raises(concurrent.futures.CancelledError):
         call.result(SECONDS)
+
+
+def test_a_process_that_is_still_being_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker has asked for it, and the server has not answered yet: that it was replaced would be a guess."""
+    monkeypatch.setattr("runkit.client.waiting.GRACE", 0.5)
+    path = str(tmp_path / "control.sock")
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(path)
+        silent.listen()
+        with bare_worker(tmp_path, path, stopper__PATIENCE=0.1) as bare, relayed(bare) as connection:
+            assert prepared(connection, ECHO, 1).start().result(SECONDS) == 1
+            ref = [jobs_output.stubborn_talker.__module__, "stubborn_talker"]
+            waiting = Waiting(prepared(connection, ref, SECONDS * 10, stream_logs=True)._request)
+            waiting.send()
+            assert until(lambda: waiting.frames.qsize() > 0)  # what it prints
+            assert waiting.stop("cancel") == "its code does not react, and the env's process is being replaced"
