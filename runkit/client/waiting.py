@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runkit.client.printing import Printer
-from runkit.client.request import GRACE, Options, Request, replace_worker, stopped, tell_stopped
+from runkit.client.request import GRACE, Cost, Options, Request, replace_worker, stopped, tell_stopped
 from runkit.client.session import Session
 from runkit.errors import CallTimeout
 from runkit.wire import frames
@@ -92,7 +92,7 @@ class Waiting:
             return "it had not been sent"
         session.stop(self.number, why)
         how = ""  # once the end of the process has been announced
-        unsettled = "its code does not react, and the env's process is being replaced"
+        unsettled = Cost("its code does not react, and the env's process is being replaced")
         while True:
             if not session.lane.connected:
                 return unsettled if how else "the connection is down; it will be stopped when that is back"
