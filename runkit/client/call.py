@@ -8,7 +8,8 @@ import contextlib
 import html
 import threading
 import time
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator
+from functools import partial
 from typing import Any
 
 from runkit.client.deadlines import deadlines
@@ -78,6 +79,7 @@ class Call(concurrent.futures.Future[Any]):
         self._why = ""
         self._how = ""
         self._replacing = False
+        self._lost: BaseException | None = None  # what ended its session while its process was being replaced
         self._silent = False
         self._came_in_time = False
         self._settling = threading.Lock()
@@ -90,13 +92,9 @@ class Call(concurrent.futures.Future[Any]):
         except BaseException:
             self._end()
             raise
-        return self
-
-    def start_aside(self) -> None:
-        """Send it from a thread that nobody waits for: it may be stopped before it has been sent."""
-        self.start()
-        if self._why and self._session is not None:
+        if self._why and self._session is not None:  # stopped meanwhile, perhaps before it had gone out
             self._session.stop(self._number, self._why)
+        return self
 
     def _begun(self, session: Session, number: int) -> None:
         self._session = session
@@ -150,7 +148,8 @@ class Call(concurrent.futures.Future[Any]):
         self._end()
         if self._why:
             self._came_in_time = True
-            if self._replacing:  # by `_stop`, which can tell more
+            self._lost = error
+            if self._replacing:  # `_replace` can tell more
                 return
             self._finish_stopped(self._how or f"its work ended: {error}")
         elif isinstance(error, RETRIED) and self._attempts < self._request.options.retries:
@@ -165,7 +164,7 @@ class Call(concurrent.futures.Future[Any]):
         if self.done():  # cancelled meanwhile
             return
         try:
-            self.start_aside()
+            self.start()
         except Exception as error:  # whatever it is: somebody waits for this call
             self._failed(error)
 
@@ -242,24 +241,30 @@ class Call(concurrent.futures.Future[Any]):
         """Wait for the worker to say how stopping went; what does not react by the deadline is ended from outside."""
         if self._settles(deadline):
             return
-        self._replacing = True
-        how = replace_worker(self._request, session, self._number)
-        if not self.done():
-            self._came_in_time = True
-            self._end()
-            self._finish_stopped(how)
+        self._replace(partial(replace_worker, self._request, session, self._number))
 
     def _force(self, session: Session) -> bool:
+        def replace() -> str:
+            self._request.caller.replace_worker(self._request.env, session.generation, None, "cancel(force=True)")
+            return ""
+
+        self._replace(replace)
+        return self._came_in_time
+
+    def _replace(self, replace: Callable[[], str]) -> None:
+        """End the call with its process; `replace` sees to that, and says how it went."""
+        how: str | None = None
         self._replacing = True
         try:
-            self._request.caller.replace_worker(self._request.env, session.generation, None, "cancel(force=True)")
+            how = replace()
         finally:
             self._replacing = False
-        if not self.done():
-            self._came_in_time = True
-            self._end()
-            self._finish_stopped("")
-        return self._came_in_time
+            if how is None and self._lost is not None:
+                how = f"its work ended: {self._lost}"
+            if how is not None and not self.done():
+                self._came_in_time = True
+                self._end()
+                self._finish_stopped(how)
 
     def _settles(self, deadline: float) -> bool:
         assert self._session is not None

@@ -154,7 +154,7 @@ async def _awaited(request: Request) -> Any:
     if request.goes_at_once:
         return await call.start()
     try:
-        await asyncio.to_thread(call.start_aside)  # the loop goes on while the worker is asked for
+        await asyncio.to_thread(call.start)  # the loop goes on while the worker is asked for
     except asyncio.CancelledError:
         call.stop()
         raise

@@ -173,6 +173,10 @@ def python_mismatch(label: str, here: str, there: str, env: str) -> PythonMismat
     )
 
 
+class Cost(str):
+    """How stopping a call went, in words, where that has cost more than the call or goes on to: to be told in any case."""
+
+
 def replace_worker(request: Request, session: Session, number: int) -> str:
     """Replace the process of a call that does not react to being stopped, if no other call runs in it; says how it went."""
     if not session.lane.connected:
@@ -182,24 +186,28 @@ def replace_worker(request: Request, session: Session, number: int) -> str:
             request.env, session.generation, (session.id, number), "a call did not react to being stopped"
         )
     except (RunkitError, OSError) as error:
-        return f"its work could not be stopped ({error})"
+        return Cost(f"its work could not be stopped ({error})")
     running = (answer.get("worker") or {}).get("running", 0)
     if not answer["replaced"]:
-        return "its work could not be stopped and goes on over there" if running > 1 else "its work has ended"
+        return Cost("its work could not be stopped and goes on over there") if running > 1 else "its work has ended"
     lost = answer.get("lost") or []
     went = f"; its {len(lost)} stored object(s) went with it: {', '.join(map(repr, lost[:20]))}" if lost else ""
-    return f"its code did not react, so the env's process was replaced{went}"
+    return Cost(f"its code did not react, so the env's process was replaced{went}")
 
 
 def stopped(frame: frames.Frame) -> str:
     """A CANCELLED frame in words."""
     how = frame.meta.get("how", "")
+    if frame.meta.get("replaced"):
+        return Cost(how)
     if frame.meta["stopped"]:
         return how or "its work was stopped"
-    return f"its work could not be stopped and goes on over there ({how}); call.cancel(force=True) replaces the env's process"
+    return Cost(
+        f"its work could not be stopped and goes on over there ({how}); call.cancel(force=True) replaces the env's process"
+    )
 
 
 def tell_stopped(request: Request, ended: str, how: str) -> None:
     """Say, each time, what a call that did not let itself be stopped has cost or still costs; `ended`: "cancelled", say."""
-    if "could not" in how or "replaced" in how:
+    if isinstance(how, Cost):
         Progress(request.caller.name)({"warning": f"{request.label} was {ended}; {how}"})

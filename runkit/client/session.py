@@ -205,7 +205,7 @@ class Session:
             sinks, self._sinks = self._sinks, {}
         self.greeted.set()
         self._connection.forget(self)
-        self.lane.detach()
+        self.lane.close()
         for sink in list(sinks.values()):
             sink(error)
         finisher.release()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runkit.client.printing import Printer
-from runkit.client.request import GRACE, Options, Request, replace_worker, stopped, tell_stopped
+from runkit.client.request import GRACE, Cost, Options, Request, replace_worker, stopped, tell_stopped
 from runkit.client.session import Session
 from runkit.errors import CallTimeout
 from runkit.wire import frames
@@ -91,14 +91,15 @@ class Waiting:
         if session is None:
             return "it had not been sent"
         session.stop(self.number, why)
-        how = ""
+        how = ""  # once the end of the process has been announced
+        unsettled = Cost("its code does not react, and the env's process is being replaced")
         while True:
             if not session.lane.connected:
-                return how or "the connection is down; it will be stopped when that is back"
+                return unsettled if how else "the connection is down; it will be stopped when that is back"
             try:
                 frame = self.frames.get(timeout=GRACE)
             except queue.Empty:
-                return how or replace_worker(self.request, session, self.number)
+                return unsettled if how else replace_worker(self.request, session, self.number)
             if not isinstance(frame, frames.Frame):  # the session has ended
                 return how or f"its work ended: {frame}"
             if frame.kind == frames.LOG:

@@ -25,7 +25,8 @@ HIGH = 4 << 20
 
 LOW = 1 << 20
 FULL = 64 << 20
-"""Bytes that may wait for one worker before the client's connection is not read any more."""
+"""Bytes that may wait for one worker before the client's connection is not read any more. A client of ours has fewer on their way (see
+WINDOW_BYTES in wire.lane): a stop here would hold up all its streams."""
 
 _ROUTE = struct.Struct("<H")
 HEARTBEAT = 20.0

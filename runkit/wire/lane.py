@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     Free = Callable[[], bool]
 
 ACK_EVERY = 64
+ACK_BYTES = 1024 * 1024
+"""So many frames, or bytes of them, are received before the other side is told at the latest."""
+
+WINDOW_BYTES = 16 * 1024 * 1024
+"""With more than this on its way a call waits for what is before it. Far less than the relay buffers for one worker: whoever sends
+holds the lane's lock, which the reader needs, so a write must never wait for something that is read here."""
+
 MOST_INLINE = 1024 * 1024
 """Where the parts of a frame come to more than this (bytes), the middling ones travel as blobs too."""
 
@@ -49,11 +56,15 @@ class Lane:
         self._inline = inline
         self._want_bulk = want_bulk
         self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._crowd = 0  # those who wait for room
+        self._closed = False
         self._write: Writer | None = None
         self._free: Free = lambda: True
         self._sent = 0
         self._received = 0
         self._acked = 0  # what we last told the other side we have
+        self._unacked_bytes = 0
         self._kept: deque[tuple[int, bytes]] = deque()
         self._kept_bytes = 0
         self._corked: list[bytes] = []  # numbered, and to leave in one write with the next frame or heartbeat
@@ -90,6 +101,8 @@ class Lane:
     ) -> None:
         """Send a frame now, or when the connection is back. Large parts go over the bulk connection, from the caller's thread.
 
+        A call waits while too much is on its way; all else, its cancellation say, does not.
+
         Args:
             later: more follows at once; the frame may wait half a millisecond for it, to leave in one write.
         """
@@ -98,18 +111,21 @@ class Lane:
             limit = BLOB_BYTES if len(parts) < 5 or sum(map(len, parts)) < MOST_INLINE else MIDDLING
             if any(len(part) >= limit for part in parts):
                 parts, blobs = self._split(parts, limit)
-        with self._lock:
-            if kind == frames.LOG and self._write is None and self._kept_bytes > KEPT_LOG_BYTES:
-                self._dropped += sum(map(len, parts))
-                return
-            data = self._number(kind, call, meta, parts, flags)
-            if later and self._write is not None and len(data) < CORKED_BYTES and len(self._corked) < CORKED_FRAMES:
-                if not self._corked:
-                    pulse.ask(self._flush_if_free)
-                self._corked.append(data)
-            else:
-                self._out(data)
         try:
+            with self._lock:
+                if kind == frames.LOG and self._write is None and self._kept_bytes > KEPT_LOG_BYTES:
+                    self._dropped += sum(map(len, parts))
+                    return
+                if kind == frames.CALL and self._kept_bytes > WINDOW_BYTES:
+                    self._wait_for_room()
+                data = self._number(kind, call, meta, parts, flags)
+                later = (
+                    later and self._write is not None and len(data) < CORKED_BYTES and len(self._corked) < CORKED_FRAMES
+                )
+                if later and (self._corked or pulse.ask(self._flush_if_free)):
+                    self._corked.append(data)
+                else:
+                    self._out(data)
             for number, part in blobs:
                 self._send_blob(number, part)
         except BaseException:  # Ctrl-C half way: nobody is going to wait for these
@@ -117,10 +133,21 @@ class Lane:
                 self._blobs.pop(number, None)
             raise
 
+    def _wait_for_room(self) -> None:
+        """Wait, without the lock, until the other side has taken most of what was sent, or nobody ever will."""
+        if self._corked:
+            self._out(b"")
+        self._crowd += 1
+        try:
+            self._room.wait_for(lambda: self._kept_bytes <= WINDOW_BYTES or self._closed)
+        finally:
+            self._crowd -= 1
+
     def _number(self, kind: int, call: int, meta: dict | None, parts: Sequence[Any] = (), flags: int = 0) -> bytes:
         """Encode the next frame, and keep it until the other side has it; under the lock."""
         self._sent = seq = self._sent + 1
         self._acked = self._received
+        self._unacked_bytes = 0
         data = encode(kind, call, meta, parts, seq, self._received, flags)
         self._kept.append((seq, data))
         self._kept_bytes += len(data)
@@ -249,10 +276,12 @@ class Lane:
     def close(self) -> None:
         """Nobody takes anything any more: what was kept goes at once, whoever still refers to the lane."""
         with self._lock:
+            self._closed = True
             self._write = None
             for kept in (self._kept, self._corked, self._blobs, self._arrived, self._held):
                 kept.clear()
             self._kept_bytes = 0
+            self._room.notify_all()
 
     # -- receiving (one thread for frames, one for blobs)
 
@@ -265,8 +294,12 @@ class Lane:
             if frame.seq <= self._received:
                 return []
             self._received = frame.seq
-            if self._received - self._acked >= ACK_EVERY:
+            for part in frame.parts:
+                if type(part) is not BlobRef:
+                    self._unacked_bytes += len(part)
+            if self._received - self._acked >= ACK_EVERY or self._unacked_bytes > ACK_BYTES:
                 self._acked = self._received
+                self._unacked_bytes = 0
                 self._out(encode(frames.ACK, ack=self._received))
             if frame.kind == frames.BLOB_ACK:
                 self._blobs.pop(frame.meta["blob"], None)
@@ -330,3 +363,5 @@ class Lane:
         kept = self._kept
         while kept and kept[0][0] <= ack:
             self._kept_bytes -= len(kept.popleft()[1])
+        if self._crowd and self._kept_bytes <= WINDOW_BYTES:
+            self._room.notify_all()

@@ -27,14 +27,18 @@ class Pulse:
         self._event = threading.Event()
         self._started = False
 
-    def ask(self, action: Callable[[], bool]) -> None:
-        """Have `action` called at the next beat; it must not block."""
+    def ask(self, action: Callable[[], bool]) -> bool:
+        """Have `action` called at the next beat; it must not block. False: it is not going to be, since no thread can be started."""
         with self._lock:
-            self._asked.append(action)
             if not self._started:
+                try:
+                    spawn("pulse", self._beat)
+                except RuntimeError:
+                    return False
                 self._started = True
-                spawn("pulse", self._beat)
+            self._asked.append(action)
         self._event.set()
+        return True
 
     def _beat(self) -> None:
         while True:

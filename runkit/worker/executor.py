@@ -6,7 +6,6 @@ import json
 import mmap
 import os
 import signal
-import struct
 import threading
 import types
 from _signal import getsignal  # type: ignore[import-not-found]  # the `signal` module's own raises and catches a ValueError per call
@@ -92,15 +91,15 @@ class Executor:
         self._threads.submit(task)
 
     def _note(self) -> None:
-        count = len(self.running)
-        if count == 1:
+        alone = None
+        if len(self.running) == 1:
             (task,) = self.running.values()
-            running.CALL.pack_into(self._state, running.CALL_AT, task.call, task.session.id.encode())
-        struct.pack_into("<Q", self._state, 0, count)
+            alone = (task.session.id, task.call)
+        running.note_calls(self._state, len(self.running), alone)
 
     def note_stream(self, stream: int, busy: int) -> None:
         """Note for the keeper that a stream (1, 2) is being emptied, or no more."""
-        self._state[7 + stream] = busy
+        running.note_stream(self._state, stream, busy)
 
     def sole(self) -> Task | None:
         """The call that runs alone, or None."""

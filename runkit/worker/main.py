@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 REPLACE_SECONDS = 60.0
 """How long a replacement may take; the server may have to come back first."""
 
+PAUSE = 0.1
+"""Seconds until a connection is taken again where descriptors or threads had run out."""
+
 
 class Worker:
     """One env's process.
@@ -123,9 +126,16 @@ class Worker:
         while True:
             try:
                 sock, _ = listener.accept()
-                spawn("client", self._serve, sock)
-            except (OSError, RuntimeError):  # no descriptor is left, or no thread: that passes
-                time.sleep(0.1)
+            except OSError:  # no descriptor is left: that passes
+                time.sleep(PAUSE)
+                continue
+            while True:
+                try:
+                    spawn("client", self._serve, sock)
+                    break
+                except RuntimeError:  # no thread is left: that passes too
+                    time.sleep(PAUSE)
+            del sock  # whoever serves it closes it
 
     def _serve(self, sock: socket.socket) -> None:
         with sock:

@@ -73,6 +73,16 @@ def write_with_the_gil(size: int) -> int:
     return int(ctypes.PyDLL(None).write(1, b"x" * size, ctypes.c_size_t(size)))
 
 
+def use_up_threads(seconds: float) -> None:
+    """No thread can be started for so long; says when that has begun."""
+    threading.stack_size(1 << 47)  # more than there are addresses
+    try:
+        print("used up", flush=True)
+        time.sleep(seconds)
+    finally:
+        threading.stack_size(0)
+
+
 def cwd() -> str:
     return os.getcwd()
 

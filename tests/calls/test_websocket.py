@@ -19,10 +19,11 @@ import pytest
 from aiohttp import WSMsgType, web
 
 import runkit as rk
-from runkit.client.connection import Connection, WebSocket
+from runkit.client.connection import Connection
 from runkit.client.envs import HERE
 from runkit.client.invoke import Invoker
 from runkit.client.session import Target
+from runkit.client.websocket import WebSocket
 from runkit.wire import codec, frames
 from tests.calls.clients import until
 

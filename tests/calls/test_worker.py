@@ -131,6 +131,13 @@ def test_connections_beyond_the_limit_of_descriptors(worker: Bare) -> None:
     assert worker.client().run(jobs.add, 1, 2) == 3
 
 
+def test_a_connection_while_no_thread_can_be_started(worker: Bare) -> None:
+    client = worker.client()
+    client.run(jobs.pid)
+    client.until(frames.LOG, client.call(jobs_bare.use_up_threads, 0.3))
+    assert worker.client().run(jobs.add, 1, 2) == 3
+
+
 class Line:
     """The server's end of a worker's line, with the test in the server's place."""
 
