@@ -67,9 +67,7 @@ class Threads:
             self._waiting.append(task)
             if len(self._waiting) == 1:
                 self._burst = 1
-                if self._for_main is None:
-                    self._wake()
-                else:
+                if self._for_main is not None or not self._wake():
                     pulse.ask(self._beat)
             elif len(self._waiting) == 2:
                 pulse.ask(self._beat)
@@ -124,14 +122,18 @@ class Threads:
                 self._idle.append(seat)
             seat.token.get()
 
-    def _wake(self) -> None:
-        """Have one more thread look for work."""
-        self._woken += 1
+    def _wake(self) -> bool:
+        """Have one more thread look for work; False if no more can be started now, so that work waits for those there are."""
         if self._idle:
             self._idle.pop().token.put(None)
         elif self._count < MAX_THREADS:
+            try:
+                spawn(f"call-{self._count + 1}", self._serve, Seat())
+            except RuntimeError:
+                return False
             self._count += 1
-            spawn(f"call-{self._count}", self._serve, Seat())
+        self._woken += 1
+        return True
 
     def _beat(self) -> bool:
         with self._lock:
@@ -141,9 +143,7 @@ class Threads:
                     self._waiting.appendleft(self._for_main)
                     self._for_main = None
                     self._finishing = False
-            if (
-                self._taken > self._woken
-            ):  # threads come back for more: many of them would only get into each other's way
+            if self._taken > self._woken:  # threads come back for more: many would only get into each other's way
                 self._burst = 1
             self._taken = self._woken = 0
             for _ in range(min(len(self._waiting), self._burst)):
