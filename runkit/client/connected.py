@@ -247,8 +247,12 @@ class Connected:
 
     def is_same(self, other: Connected) -> bool:
         """Whether the other one is connected to the same server."""
-        mine, its = (link and (link.info.token, link.info.pid) for link in (self._link, other._link))
-        return other is self or (mine is not None and mine == its)
+        if other is self or self._link is None or other._link is None:
+            return other is self
+        mine, its = self._link.info, other._link.info
+        # Hosts may share a home and so a token; a server that was restarted since has another process.
+        same_host = (self.host, self.ssh_port) == (other.host, other.ssh_port)
+        return mine.token == its.token and (same_host or mine.pid == its.pid)
 
     def local_folders(self, roots_home: str) -> dict[str, str]:
         """Mirrors over there and the folders here that they show."""

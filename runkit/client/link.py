@@ -102,7 +102,7 @@ class Link:
         if not was_killed(self.transport, self.info.port):
             return find_server(self.transport, self.info.port) is not None  # it has come back meanwhile
         Progress(self.name)({"warning": "the server has died; it is started again"})
-        bootstrap(self.transport, port=self.info.port)
+        self.info = bootstrap(self.transport, port=self.info.port)
         return True
 
     def session(self, env: str) -> Session:

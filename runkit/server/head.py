@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from runkit import __version__
-from runkit.errors import RunkitError
+from runkit.errors import RunkitError, ServerError
 from runkit.server import default_env, incoming
 from runkit.server.directory import Directory
 from runkit.server.envs import Envs
@@ -58,12 +58,22 @@ class Head:
         self._control = await self.directory.listen(self.settings.control)
         for folder in ("wheels", "python"):
             self.spawn(asyncio.to_thread(incoming.sweep, self.settings.home / folder))
-        await asyncio.gather(self.ray.connect(), asyncio.to_thread(default_env.ensure, self.settings))
-        if self.ray.adopted:
-            await self.envs.adopt()
+        await asyncio.gather(self._connect_to_ray(), asyncio.to_thread(default_env.ensure, self.settings))
         self.directory.settled.set()
         self.envs.ray_up.set()
         await self.envs.up(DEFAULT_ENV)
+
+    async def _connect_to_ray(self) -> None:
+        try:
+            await self.ray.connect()
+            if self.ray.adopted:
+                await self.envs.adopt()
+        except ServerError as error:
+            if not self.ray.adopted:
+                raise
+            log.warning("the Ray of an earlier server was about to end (%s): a new one is started", error)
+            self.ray.disconnect()
+            await self._start_ray_anew()
 
     # -- Ray's death
 
@@ -78,10 +88,8 @@ class Head:
         self.spawn(self._rebuild(running))
 
     async def _rebuild(self, names: list[str]) -> None:
-        await asyncio.to_thread(self.ray.stop)
-        await asyncio.to_thread(self.ray.launch)
         try:
-            await self.ray.connect()
+            await self._start_ray_anew()
         except RunkitError as error:
             self.trouble = f"Ray ended and could not be started again: {error}. Restart the server."
             log.error("%s", self.trouble)
@@ -93,6 +101,11 @@ class Head:
         when = time.strftime("%Y-%m-%d %H:%M:%S")
         self.trouble = f"Ray ended and was started again at {when}: objects that envs held then are gone"
         log.warning("%s", self.trouble)
+
+    async def _start_ray_anew(self) -> None:
+        await asyncio.to_thread(self.ray.stop)
+        await asyncio.to_thread(self.ray.launch)
+        await self.ray.connect()
 
     # -- end
 

@@ -210,30 +210,30 @@ class RayCluster:
     # -- watch
 
     def _watch(self) -> None:
-        assert self.head is not None  # it answers
+        head = self.head
+        assert head is not None  # it answers
         loop = asyncio.get_running_loop()
-        descriptor = pidfd(self.head.pid)
+        descriptor = pidfd(head.pid)
         if descriptor is None:
-            self._polling = loop.create_task(self._poll())
+            self._polling = loop.create_task(self._poll(head))
             return
 
         def ended() -> None:
             loop.remove_reader(descriptor)
             os.close(descriptor)
-            self._ended()
+            self._ended(head)
 
         loop.add_reader(descriptor, ended)
 
-    async def _poll(self) -> None:
-        head = self.head
-        while head is not None and head.alive():
+    async def _poll(self, head: ProcessId) -> None:
+        while head.alive():
             await asyncio.sleep(0.5)
-        self._ended()
+        self._ended(head)
 
-    def _ended(self) -> None:
+    def _ended(self, head: ProcessId) -> None:
         if self._popen is not None:
             self._popen.poll()  # reaps it
-        if self.head is not None:
+        if self.head == head:  # else it was ended on purpose, and maybe followed by another one
             self._hang_up()
             self.on_death()
 
