@@ -246,9 +246,14 @@ class Paramiko(Transport):
                 output.put((name, chunk))
 
         def write() -> None:
-            with contextlib.suppress(OSError):  # it ended without reading all
+            try:
                 for chunk in feed or ():
                     channel.sendall(chunk)
+            except OSError:  # it ended without reading all
+                pass
+            except ValueError:  # and what feeds it has been closed since
+                if not stopped.is_set():
+                    raise
             with contextlib.suppress(OSError, EOFError):
                 channel.shutdown_write()
 
