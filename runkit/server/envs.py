@@ -259,7 +259,9 @@ class Envs:
                     elif "error" in event and placed:
                         await self._drop_servlet(env)
                     yield event
-                    if "error" in event:  # the last word: where its servlet is gone, the stream would end in another error
+                    if (
+                        "error" in event
+                    ):  # the last word: where its servlet is gone, the stream would end in another error
                         return
         except RunkitError as error:
             if placed:
