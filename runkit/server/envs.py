@@ -259,10 +259,8 @@ class Envs:
                     elif "error" in event and placed:
                         await self._drop_servlet(env)
                     yield event
-                    if (
-                        "error" in event
-                    ):  # the last word: where its servlet is gone, the stream would end in another error
-                        return
+                    if "error" in event:
+                        return  # the last word: where its servlet is gone, the stream would end in another error
         except RunkitError as error:
             if placed:
                 await self._drop_servlet(env)
