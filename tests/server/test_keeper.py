@@ -65,6 +65,7 @@ def test_start_gives_a_worker_that_listens(keeper: Keeper, spec: WorkerSpec) -> 
 
 def test_death_by_signal(keeper: Keeper) -> None:
     pid = keeper.state()["worker"]["pid"]
+    time.sleep(1)  # in the middle of its first imports the kept last lines would be frames of those
     os.kill(pid, signal.SIGSEGV)
     death = keeper.death(5, 5.0)
     assert death is not None
