@@ -4,7 +4,8 @@
     ├── UsageError                 a wrong argument, found before anything was changed
     │   ├── InvalidName            a reserved or malformed name of an env, key or cluster
     │   ├── RootError              a package root that is empty, too large, or a home folder
-    │   └── PythonMismatch         code by value between two minor versions of Python
+    │   ├── PythonMismatch         code by value between two minor versions of Python
+    │   └── SecretNotFound         a secret that has no value on this machine
     ├── HostError                  the host, or the way to it
     │   ├── HostUnreachable        unknown name, no route, refused, timed out
     │   ├── AuthenticationFailed   the host refused the key or the password
@@ -16,8 +17,15 @@
     │   ├── NotAuthorized          the token was refused
     │   └── VersionMismatch        client and server run different code and the server is busy
     ├── EnvError                   an environment could not be made
-    │   ├── ResolutionFailed       requirements that contradict each other or do not exist
+    │   ├── ResolutionFailed       something that is required does not exist
+    │   │   └── RequirementsConflict   requirements that contradict each other
+    │   ├── SyncRefused            the local environment cannot be replicated as strictly as asked
     │   ├── InstallFailed          the installer ended with an error
+    │   │   ├── BuildFailed        a wheel cannot be built
+    │   │   ├── FetchFailed        an index, git server or file storage cannot be reached; the one kind that is tried again
+    │   │   ├── LoginRefused       an index, git server or file storage wants other credentials
+    │   │   ├── DiskFull           no space is left on the host, or here
+    │   │   └── InstallTimeout     the set-up took longer than its `install_timeout` (also a TimeoutError)
     │   ├── InterpreterNotFound    no Python of that version on the host, by uv, or here
     │   └── EnvNotFound            no env of that name on the cluster
     ├── CallError                  a call that gave no result of its own
@@ -53,6 +61,10 @@ class RootError(UsageError):
 
 class PythonMismatch(UsageError):
     """Code that travels by value needs the same minor version of Python on both sides."""
+
+
+class SecretNotFound(UsageError):
+    """A secret has no value on this machine; nothing was installed."""
 
 
 class HostError(RunkitError):
@@ -108,11 +120,39 @@ class EnvError(RunkitError):
 
 
 class ResolutionFailed(EnvError):
-    """The requirements contradict each other, or one of them does not exist."""
+    """The requirements cannot be satisfied: one of them does not exist, or they contradict each other."""
+
+
+class RequirementsConflict(ResolutionFailed):
+    """The requirements contradict each other; the message names both sides."""
+
+
+class SyncRefused(EnvError):
+    """The local environment cannot be replicated as strictly as asked; nothing was changed."""
 
 
 class InstallFailed(EnvError):
     """The installer, a build or a set-up command ended with an error."""
+
+
+class BuildFailed(InstallFailed):
+    """A wheel could not be built from source."""
+
+
+class FetchFailed(InstallFailed):
+    """An index, git server or file storage could not be reached, and trying again did not help."""
+
+
+class LoginRefused(InstallFailed):
+    """An index, git server or file storage refused the credentials, or wants some."""
+
+
+class DiskFull(InstallFailed):
+    """No space is left on the host, or on this machine."""
+
+
+class InstallTimeout(InstallFailed, TimeoutError):
+    """The set-up took longer than the env's `install_timeout`; what it had started was ended."""
 
 
 class InterpreterNotFound(EnvError):

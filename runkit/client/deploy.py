@@ -6,55 +6,32 @@ anything on the host changes.
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from packaging.utils import canonicalize_name
-
 from runkit.client import interpreter
+from runkit.client.asked import Asker, SyncedRoot
 from runkit.client.host_platform import Platform
-from runkit.client.lock import Artifact, Lock
+from runkit.client.lock import Lock
 from runkit.client.logins import Logins
 from runkit.client.progress import Report
 from runkit.client.resolve import resolve
 from runkit.client.ship import Api, Shipment, upload
-from runkit.client.uvtool import configurations, index_settings
+from runkit.client.uvtool import configurations
 from runkit.client.wheels import WheelStore
-from runkit.errors import EnvNotFound, InstallFailed, InterpreterNotFound, ServerError, UsageError
-from runkit.model import requirements
+from runkit.errors import InstallFailed, InterpreterNotFound, ServerError
 from runkit.model.digest import digest
 from runkit.model.env import Env
-from runkit.model.env_request import EnvRequest, merge
-from runkit.model.requirements import FILE, Requirements
+from runkit.model.env_request import EnvRequest
+from runkit.model.requirements import Requirements
 from runkit.wire import places, problems
-from runkit.wire.names import DEFAULT_ENV
 
 _FETCH_S = 300.0
 """Seconds the host may take to look for an interpreter, which it may have to fetch."""
-
-
-@dataclass(frozen=True)
-class SyncedRoot:
-    """A folder of this machine that is, or will be, mirrored on the cluster.
-
-    Attributes:
-        id: the mirror's name.
-        digest: of its present content.
-        folder: the folder here.
-        paths: what goes on the remote `sys.path`, relative to it.
-        always: whether every call in the env has it: its working dir, its local folders, but not the code it is sent for.
-    """
-
-    id: str
-    digest: str
-    folder: str
-    paths: tuple[str, ...] = ("",)
-    always: bool = True
 
 
 @dataclass(frozen=True)
@@ -119,10 +96,9 @@ class Deployer:
         """
         self._api = api
         self._host: Mapping[str, Any] = status["host"]
-        self._ray: str | None = (status.get("ray") or {}).get("version")
         self._progress: Report = lambda event: None
         self._home = home or places.home()
-        self._specs: dict[str, dict[str, Any]] = {}
+        self._asker = Asker(api, (status.get("ray") or {}).get("version"), self._home)
 
     def send(
         self,
@@ -149,16 +125,16 @@ class Deployer:
         """
         self._progress = progress
         while True:
-            wanted, request = self._request(env, roots, working_dir, force)
+            wanted, request = self._asker.request(env, roots, working_dir, force, progress)
             body = {
                 # None: whatever the env is; somebody who asks for nothing does not change it.
-                "env": {"name": request.name, "request": request.digest if self._asks(env, wanted) else None},
+                "env": {"name": request.name, "request": request.digest if self._asker.asks(env, wanted) else None},
                 "roots": [{"id": root.id, "digest": root.digest} for root in roots],
             }
             answer = self._api.json("POST", "/v1/ensure", body)
             state = answer["env"]
             # What is asked for builds on what this session last saw there; another session may have changed it since.
-            if not (state == "changed" and self._is_stale(request.name)):
+            if not (state == "changed" and self._asker.is_stale(request.name)):
                 break
 
         def bring_roots() -> None:
@@ -169,7 +145,7 @@ class Deployer:
         if state == "ready" and not force:
             bring_roots()
             return Deployed(request.name, worker=answer.get("worker") or {}, request=request.digest)
-        spec = self._spec(request.name) if state != "missing" else {}
+        spec = self._asker.spec(request.name) if state != "missing" else {}
         python, packed = self._find_python(request)
         lock = self._lock(env, wanted, request, spec, python["version"], force)
         if packed:
@@ -192,120 +168,6 @@ class Deployer:
             self._progress({"warning": "the host could not fetch everything; shipping it from here"})
             lock, shipped = shipment.send(lock, everything=True)
             return self._put(plan, lock, shipped)
-
-    # -- what is asked for
-
-    def _request(
-        self, env: Env, roots: Sequence[SyncedRoot], working_dir: str | None, force: bool
-    ) -> tuple[Requirements, EnvRequest]:
-        files = [Path(root.folder) / "requirements.txt" for root in roots] if env.root_reqs else []
-        wanted = env.requirements(files)
-        for note in wanted.notes:
-            self._progress({"warning": note})
-        request = EnvRequest(
-            name=env.target,
-            lines=(),
-            constraints=(),
-            python=env.python or f"{sys.version_info[0]}.{sys.version_info[1]}",
-            python_asked=env.python is not None,
-            setup_cmds=env.setup_cmds,
-            env_vars=env.variables(),
-            compute=env.compute,
-            working_dir=working_dir if env.working_dir else None,
-            indexes=index_settings(env.base),
-        )
-        if env.target == DEFAULT_ENV:
-            wanted, request = self._on_default(env, wanted, request)
-        elif env.root_reqs:
-            wanted, request = self._with_other_roots(wanted, request, roots, force)
-        portable = wanted.portable()
-        lines = tuple(sorted(portable["lines"])), tuple(sorted(portable["constraints"]))
-        return wanted, replace(request, lines=lines[0], constraints=lines[1])
-
-    def _asks(self, env: Env, wanted: Requirements) -> bool:
-        """Whether the env asks for anything at all: an unnamed one may not, and then the default env will do as it is."""
-        only_ray = all(line.startswith("ray==") for line in wanted.lines)
-        return (
-            env.name is not None
-            or not only_ray
-            or any([env.reqs, env.setup_cmds, env.variables(), env.compute, env.python])
-        )
-
-    def _on_default(self, env: Env, wanted: Requirements, request: EnvRequest) -> tuple[Requirements, EnvRequest]:
-        """An unnamed env: its requirements on top of what the default env has."""
-        spec = self._spec(DEFAULT_ENV)
-        if not spec.get("lines"):
-            return self._with_ray(wanted), replace(request, python=spec.get("python") or request.python)
-        kept = EnvRequest.from_spec(spec)
-        if env.python and not _same_python(env.python, kept.python):
-            raise UsageError(
-                f"an env without a name is added on top of the default env, which runs Python {kept.python}: "
-                f"give it a name to have Python {env.python}"
-            )
-        before = Requirements(kept.lines, kept.constraints, files=self._files(kept.lines))
-        installed: dict[str, str] = {canonicalize_name(name): version for name, version in spec.get("packages", [])}
-        return self._with_ray(merge(before, wanted, installed)), request.on_top_of(kept)
-
-    def _with_other_roots(
-        self, wanted: Requirements, request: EnvRequest, roots: Sequence[SyncedRoot], force: bool
-    ) -> tuple[Requirements, EnvRequest]:
-        """A named env keeps what the package roots asked for that it was sent for before; each asks for itself alone."""
-        kept: dict[str, Any] = {} if force else dict(self._spec(request.name).get("of_roots") or {})
-        for root in roots:
-            if not root.always:
-                file = Path(root.folder) / "requirements.txt"
-                mine = requirements.read((), [file]).portable()
-                kept.pop(root.id, None)
-                if any(mine.values()):
-                    kept[root.id] = {**mine, "file": str(file)}
-        here = {root.id for root in roots}
-        lines = dict(zip(wanted.lines, wanted.origins, strict=True))
-        for name, asked in kept.items():
-            if name not in here:
-                for line in asked["lines"]:
-                    lines.setdefault(line, asked["file"])
-        constraints = (line for asked in kept.values() for line in asked["constraints"])
-        wanted = replace(
-            wanted,
-            lines=tuple(lines),
-            origins=tuple(lines.values()),
-            constraints=tuple(dict.fromkeys((*wanted.constraints, *constraints))),
-            files={**self._files(lines), **wanted.files},
-        )
-        return wanted, replace(request, of_roots=kept)
-
-    def _files(self, lines: Iterable[str]) -> dict[str, str]:
-        """Where the files lie that lines of an earlier request name by their content, as far as this machine has them."""
-        store = WheelStore(self._home / "wheels")
-        found = {}
-        for line in lines:
-            if line.startswith(FILE):
-                sha256, _, rest = line[len(FILE) :].partition("/")
-                if path := store.find(Artifact(rest.split("[")[0].split(" ;")[0], sha256)):
-                    found[sha256] = str(path)
-        return found
-
-    def _with_ray(self, wanted: Requirements) -> Requirements:
-        """The default env always has the cluster's own Ray."""
-        line = f"ray=={self._ray}"
-        if not self._ray or line in wanted.lines:
-            return wanted
-        origin = "the default env's Ray"
-        return replace(wanted, lines=(line, *wanted.lines), origins=(origin, *wanted.origins))
-
-    def _spec(self, name: str) -> dict[str, Any]:
-        """What the env over there was asked to be, and its lock; empty if there is none."""
-        if name not in self._specs:
-            try:
-                self._specs[name] = self._api.json("GET", f"/v1/envs/{name}/spec") or {}
-            except EnvNotFound:
-                return {}
-        return self._specs[name]
-
-    def _is_stale(self, name: str) -> bool:
-        """Ask for the env's spec again; True if another session changed it since."""
-        known = self._specs.pop(name, {})
-        return self._spec(name).get("digest") != known.get("digest")
 
     # -- making it
 
@@ -343,12 +205,12 @@ class Deployer:
         if many := len(wanted.lines):
             self._progress({"phase": "resolve 1 requirement" if many == 1 else f"resolve {many} requirements"})
         known = spec.get("packages") or ()
-        return resolve(wanted, target, cwd=env.base, prefer=known, cache=self._home / "locks", upgrade=force)
+        return resolve(wanted, target, cwd=env.folder, prefer=known, cache=self._home / "locks", upgrade=force)
 
     def _shipment(self, env: Env, wanted: Requirements, lock: Lock) -> Shipment:
-        logins = Logins(wanted.lines, [content for _, content in configurations(env.base)])
+        logins = Logins(wanted.lines, [content for _, content in configurations(env.folder)])
         store = WheelStore(self._home / "wheels", logins)
-        return Shipment(self._api, store, Platform.of_host(self._host, lock.python), self._progress, env.base)
+        return Shipment(self._api, store, Platform.of_host(self._host, lock.python), self._progress, env.folder)
 
     def _put(self, made: _Plan, lock: Lock, shipped: set[str]) -> Deployed:
         request, python = made.request, made.python
@@ -386,7 +248,7 @@ class Deployer:
                     raise problems.from_json(event["error"])
                 if "done" in event:
                     done = event["done"]
-                    self._specs[request.name] = spec
+                    self._asker.note(request.name, spec)
                     return Deployed(
                         request.name,
                         done.get("build", build),
@@ -398,11 +260,6 @@ class Deployer:
                     )
                 self._progress(event)
         raise ServerError(f"the server ended the set-up of the env {request.name!r} without saying how it went")
-
-
-def _same_python(asked: str, kept: str) -> bool:
-    shorter = min(len(asked.split(".")), len(kept.split(".")))
-    return asked.split(".")[:shorter] == kept.split(".")[:shorter]
 
 
 def _is_network(error: InstallFailed) -> bool:

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from runkit.client.api import Api
+from runkit.client.asked import SyncedRoot
 from runkit.client.bootstrap import ServerInfo, bootstrap
 from runkit.client.connection import Connection
-from runkit.client.deploy import Deployed, Deployer, SyncedRoot
+from runkit.client.deploy import Deployed, Deployer
 from runkit.client.manifest import Manifest, scan
 from runkit.client.progress import Progress
 from runkit.client.roots import Root, client_id

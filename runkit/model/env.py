@@ -6,17 +6,20 @@ import html
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from runkit.errors import UsageError
 from runkit.model import requirements
+from runkit.model.conda import CondaSpec, as_conda
 from runkit.model.dotenv import read_dotenv
 from runkit.model.mistakes import plainly
 from runkit.model.package import Package, anchored
+from runkit.model.package_sync import PackageSync, as_package_sync
 from runkit.model.requirements import Requirements
 from runkit.model.resources import check_compute
+from runkit.model.secret import Secret, as_secrets
 from runkit.wire.names import DEFAULT_ENV, check_name
 
 OLDEST_PYTHON = (3, 9)
@@ -40,7 +43,12 @@ class Env:
         python: "3.12" or "3.12.1"; None for the client's own minor version.
         compute: what the env holds for itself: CPU and GPU (how many), memory (bytes), custom Ray resources.
         root_reqs: whether the requirements.txt of the synced package root is installed too.
-        base: the folder `env()` was called in.
+        folder: the folder `env()` was called in.
+        conda: the conda environment it lives in; None for a venv.
+        secrets: references to values that come to it as variables or files.
+        package_sync: how the environment that runs here is replicated in it; None if it is not.
+        lock: the absolute path of the `pylock.toml` it is installed from; None to resolve.
+        install_timeout: seconds for its whole set-up; None for no limit.
     """
 
     name: str | None = None
@@ -52,7 +60,12 @@ class Env:
     python: str | None = None
     compute: Mapping[str, float] = field(default_factory=dict, hash=False)
     root_reqs: bool = True
-    base: str = "."
+    folder: str = "."
+    conda: CondaSpec | None = None
+    secrets: tuple[Secret, ...] = ()
+    package_sync: PackageSync | None = None
+    lock: str | None = None
+    install_timeout: float | None = None
 
     @property
     def target(self) -> str:
@@ -111,6 +124,11 @@ class Env:
             ("python", self.python),
             ("compute", dict(self.compute)),
             ("root_reqs", "" if self.root_reqs else False),
+            ("conda_env", self.conda),
+            ("secrets", list(self.secrets)),
+            ("package_sync", self.package_sync),
+            ("lock", self.lock),
+            ("install_timeout", self.install_timeout),
         ]
         return [(name, repr(value)) for name, value in parts if value or value is False or name == "name"]
 
@@ -119,12 +137,18 @@ class Env:
 def env(
     name: str | None = None,
     reqs: Sequence[str | Package] | None = None,
+    conda_env: str | Path | Mapping[str, Any] | None = None,
     env_vars: Mapping[str, str] | str | Path | None = None,
+    secrets: Sequence[str | Secret] | None = None,
     working_dir: str | Path | None = None,
     setup_cmds: Sequence[str] | str | None = None,
     python: str | None = None,
     compute: Mapping[str, float | str] | None = None,
+    base: Env | None = None,
     root_reqs: bool = True,
+    package_sync: bool | PackageSync | None = None,
+    lock: str | Path | None = None,
+    install_timeout: float | None = None,
 ) -> Env:
     """Describe an environment; nothing is sent or installed before `.to(cluster)`.
 
@@ -133,12 +157,19 @@ def env(
             requirements are added on top of the cluster's default env.
         reqs: what it needs, see `Package.from_string`: requirements, "reqs:./", local folders, wheels. Relative paths start
             from the folder in which this function is called.
+        conda_env: makes it a conda environment: the path of an `environment.yml`, its content as a dict, or the name of a
+            conda environment of this machine.
         env_vars: environment variables, or the path of a `.env` file. They are set before user code is imported.
+        secrets: names of providers ("aws", "huggingface") or `rk.Secret` objects, which come to the env as variables or files.
         working_dir: a folder to sync that becomes the current folder over there; otherwise the package root is.
         setup_cmds: shell commands that run once, after the requirements were installed, with the env's Python first on PATH.
         python: the Python to use, as "3.12" or "3.12.1"; otherwise the minor version that runs here.
         compute: what the env holds for itself: "CPU" and "GPU" (how many), "memory" (bytes, or "2GiB"), custom Ray resources.
+        base: an env that this one is made on top of: what it asks for is asked for here too, unless said otherwise.
         root_reqs: False leaves out the requirements.txt of the synced package root.
+        package_sync: replicate the environment that runs here: True, or a `rk.PackageSync`.
+        lock: the path of a `pylock.toml` (PEP 751) to install exactly, of `Env.lock` or another tool.
+        install_timeout: seconds that the whole set-up may take; what it has started is ended then.
 
     Raises:
         UsageError: a part is malformed, or names a file or folder that does not exist.
@@ -147,13 +178,13 @@ def env(
         >>> env(name="np_env", reqs=["numpy"], env_vars={"OMP_NUM_THREADS": "4"})
         Env(name='np_env', reqs=['numpy'], env_vars=['OMP_NUM_THREADS'])
     """
-    base = Path.cwd()
+    folder = Path.cwd()
     if name is not None:
         check_name("env", name)
     env_file: str | None = None
     variables: Mapping[Any, Any] = {}
     if isinstance(env_vars, (str, os.PathLike)):
-        env_file = str(anchored(os.fspath(env_vars), base))
+        env_file = str(anchored(os.fspath(env_vars), folder))
         _check_variables(read_dotenv(env_file))
     elif isinstance(env_vars, Mapping):
         variables = env_vars
@@ -161,17 +192,45 @@ def env(
         raise UsageError(f"env_vars is a mapping of names to values, or the path of a .env file, not {_kind(env_vars)}")
     if not isinstance(root_reqs, bool):
         raise UsageError(f"root_reqs is True or False, not {root_reqs!r}")
-    return Env(
+    made = Env(
         name=name,
-        reqs=_check_reqs(reqs, base),
+        reqs=_check_reqs(reqs, folder),
         env_vars=_check_variables(variables),
         env_file=env_file,
-        working_dir=_check_working_dir(working_dir, base),
+        working_dir=_check_working_dir(working_dir, folder),
         setup_cmds=_check_commands(setup_cmds),
         python=_check_python(python),
         compute=check_compute(compute),
         root_reqs=root_reqs,
-        base=str(base),
+        folder=str(folder),
+        conda=as_conda(conda_env, folder),
+        secrets=as_secrets(secrets),
+        package_sync=as_package_sync(package_sync),
+        lock=_check_lock(lock, folder),
+        install_timeout=_check_seconds(install_timeout),
+    )
+    return made if base is None else _on_top(made, base)
+
+
+def _on_top(made: Env, base: Env) -> Env:
+    """What is asked for, with what `base` asks for."""
+    if not isinstance(base, Env):
+        raise UsageError(f"base is an Env (see rk.env), not {_kind(base)}")
+    return replace(
+        made,
+        reqs=tuple(dict.fromkeys(base.reqs + made.reqs)),
+        env_vars={**base.env_vars, **made.env_vars},
+        env_file=made.env_file or base.env_file,
+        working_dir=made.working_dir or base.working_dir,
+        setup_cmds=base.setup_cmds + made.setup_cmds,
+        python=made.python or base.python,
+        compute={**base.compute, **made.compute},
+        root_reqs=made.root_reqs and base.root_reqs,
+        conda=made.conda or base.conda,
+        secrets=tuple(dict.fromkeys(base.secrets + made.secrets)),
+        package_sync=made.package_sync or base.package_sync,
+        lock=made.lock or base.lock,
+        install_timeout=made.install_timeout or base.install_timeout,
     )
 
 
@@ -236,6 +295,25 @@ def _check_python(python: Any) -> str | None:
     if (3, int(found[1])) < OLDEST_PYTHON:
         raise UsageError(f"python={python!r} is too old: the oldest is {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]}")
     return str(python)
+
+
+def _check_lock(lock: Any, folder: Path) -> str | None:
+    if lock is None:
+        return None
+    if not isinstance(lock, (str, os.PathLike)):
+        raise UsageError(f"lock is the path of a pylock.toml, not {_kind(lock)}")
+    found = anchored(os.fspath(lock), folder)
+    if not found.is_file():
+        raise UsageError(f"lock={os.fspath(lock)!r}: there is no file {found}")
+    return str(found)
+
+
+def _check_seconds(seconds: Any) -> float | None:
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise UsageError(f"install_timeout is a number of seconds above 0, not {seconds!r}")
+    return float(seconds)
 
 
 def _kind(value: Any) -> str:

@@ -28,6 +28,8 @@ class EnvRequest:
         compute: resources.
         working_dir: the id of the root that is the current folder over there, or None.
         indexes: a digest of the index settings that the requirements are resolved with.
+        conda: what the conda environment it lives in is asked to be, as JSON; None for a venv.
+        secrets: names of its secrets, each with a fingerprint of its value that only this cluster's token can make.
         of_roots: what the requirements.txt of each package root it was sent for adds to `lines` and `constraints`.
     """
 
@@ -41,12 +43,14 @@ class EnvRequest:
     compute: Mapping[str, float]
     working_dir: str | None
     indexes: str
+    conda: Mapping[str, Any] | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict)
     of_roots: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def resolution(self) -> str:
         """Names what decides which packages there are: with the same, the env's lock is kept."""
-        return digest([self.lines, self.constraints, self.python, self.indexes])
+        return digest([self.lines, self.constraints, self.python, self.indexes, self.conda])
 
     @property
     def variables(self) -> str:
@@ -81,6 +85,8 @@ class EnvRequest:
             env_vars={**kept.env_vars, **self.env_vars},
             compute={**kept.compute, **self.compute},
             working_dir=self.working_dir or kept.working_dir,
+            conda=self.conda or kept.conda,
+            secrets={**kept.secrets, **self.secrets},
             indexes=self.indexes if set(self.lines) - set(kept.lines) else kept.indexes,
         )
 

@@ -29,6 +29,11 @@ _LOCAL_URL = re.compile(r"(?P<name>[^\s@]+)\s*@\s*(?P<path>(?:file://|\.{1,2}/|/
 FILE = "@file/"
 """A line that starts so names a file of this machine by its content: `@file/<sha256>/<file name>[extras] ; marker`."""
 
+TREE = "@tree/"
+"""A line that starts so names a source tree of this machine, to be built: `@tree/<digest>/<distribution>[extras] ; marker`."""
+GIT = "@git/"
+"""A line that starts so names a commit of a git repository: `@git/<commit>/<distribution>[extras] @ <url>[#subdirectory=…] ; marker`."""
+
 
 @dataclass(frozen=True)
 class Requirements:
@@ -39,6 +44,7 @@ class Requirements:
         constraints: lines that limit versions without asking for anything.
         folders: absolute paths of local folders that are to be importable.
         files: sha256 to absolute path of the wheels and source distributions that `lines` names by content.
+        trees: digest to absolute path of the source trees that `lines` names.
         origins: for each of `lines`, where the user wrote it.
         notes: what the user should hear about.
     """
@@ -49,6 +55,7 @@ class Requirements:
     files: dict[str, str] = field(default_factory=dict)
     origins: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    trees: dict[str, str] = field(default_factory=dict)
 
     def portable(self) -> dict[str, list[str]]:
         """Lines and constraints as they may be stored: URLs without user names and passwords."""

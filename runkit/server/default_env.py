@@ -12,7 +12,8 @@ from typing import Any
 
 from runkit.errors import SetupFailed
 from runkit.server.settings import Settings
-from runkit.servlet.install import locked, read_marker, write_marker
+from runkit.servlet.install import read_marker, write_marker
+from runkit.servlet.programs import locked
 from runkit.wire.names import DEFAULT_ENV
 
 _LIST = """

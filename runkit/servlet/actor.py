@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from runkit.errors import EnvError, RunkitError
-from runkit.servlet.install import Built, Emit, install, read_marker, site_packages
+from runkit.servlet.install import Built, install, read_marker, site_packages
 from runkit.servlet.keeper import Keeper
 from runkit.servlet.processes import MARK
+from runkit.servlet.programs import Emit
 from runkit.servlet.spawn import WorkerSpec, clean_environment
 from runkit.wire import problems
 

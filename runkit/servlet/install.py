@@ -7,31 +7,20 @@ removed. Nothing uses a build before its marker is there, and an env's earlier b
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import re
-import select
 import shutil
-import signal
-import subprocess
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runkit.errors import InstallFailed, InterpreterNotFound
-from runkit.model.foreign import FOREIGN
+from runkit.servlet.programs import Emit, Runner, locked
 
 MARKER = "runkit-env.json"
-LAST_LINES = 60
-"""How many of the installer's last lines an error carries."""
-
-Emit = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +73,7 @@ def install(
             return Built(plan["build"], path, Path(found["python"]), created=False)
         if path.exists():
             shutil.rmtree(path)
-        run = _Runner(home, uv, environment, emit, given_up)
+        run = Runner(home, uv, environment, emit, given_up)
         try:
             built = _build(plan, path, run)
         except BaseException:
@@ -116,7 +105,7 @@ def site_packages(path: Path) -> Path:
     return next((path / "lib").glob("python3*/site-packages"))
 
 
-def _build(plan: Mapping[str, Any], path: Path, run: _Runner) -> Built:
+def _build(plan: Mapping[str, Any], path: Path, run: Runner) -> Built:
     interpreter = plan["python"]["path"]
     version = plan["python"]["version"]
     run.emit({"phase": f"venv of Python {version}"})
@@ -142,7 +131,7 @@ def _build(plan: Mapping[str, Any], path: Path, run: _Runner) -> Built:
     return Built(plan["build"], path, python, created=True)
 
 
-def _install_lock(lock: str, python: Path, run: _Runner) -> None:
+def _install_lock(lock: str, python: Path, run: Runner) -> None:
     # The lock names shipped wheels by their path in the wheel store, and paths in it are relative to the lock's own folder.
     wheels = run.home / "wheels"
     wheels.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -157,7 +146,7 @@ def _install_lock(lock: str, python: Path, run: _Runner) -> None:
         file.unlink(missing_ok=True)
 
 
-def _offer_pip(path: Path, run: _Runner) -> None:
+def _offer_pip(path: Path, run: Runner) -> None:
     """Let `pip install` in a set-up command mean this venv, which has no pip of its own unless it was asked for."""
     pip = path / "bin" / "pip"
     if not pip.exists():
@@ -165,7 +154,7 @@ def _offer_pip(path: Path, run: _Runner) -> None:
         pip.chmod(0o755)
 
 
-def _set_up(plan: Mapping[str, Any], path: Path, run: _Runner) -> None:
+def _set_up(plan: Mapping[str, Any], path: Path, run: Runner) -> None:
     cwd = Path.home()
     if plan.get("working_dir"):
         cwd = run.home / "roots" / plan["working_dir"] / "tree"
@@ -177,107 +166,3 @@ def _set_up(plan: Mapping[str, Any], path: Path, run: _Runner) -> None:
         run.command(
             ["/bin/sh", "-c", command], variables, cwd if cwd.is_dir() else run.home, f"the set-up command {command!r}"
         )
-
-
-class _Runner:
-    """Runs programs for one build: their output goes out line by line, their failure becomes an InstallFailed."""
-
-    def __init__(
-        self, home: Path, uv: Path, environment: Mapping[str, str], emit: Emit, given_up: threading.Event
-    ) -> None:
-        self.home = home
-        self.uv_path = uv
-        self.environment = {name: value for name, value in environment.items() if name not in FOREIGN}
-        self.emit = emit
-        self.given_up = given_up
-
-    def uv(self, *arguments: str) -> None:
-        self.command([str(self.uv_path), *arguments], {}, self.home, f"uv {' '.join(arguments[:2])}")
-
-    def command(self, arguments: Sequence[str], variables: Mapping[str, str], cwd: Path, title: str) -> None:
-        lines: deque[str] = deque(maxlen=LAST_LINES)
-        # A session of its own, so that what a build started can be ended with it.
-        process = subprocess.Popen(
-            arguments,
-            cwd=cwd,
-            env={**self.environment, "NO_COLOR": "1", **variables},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            for line in _lines(process, self.given_up, title):
-                lines.append(line)
-                self.emit({"log": line})
-        except InstallFailed as error:
-            _end(process)
-            raise InstallFailed(f"{error}\n" + "\n".join(lines), "\n".join(lines)) from None
-        except BaseException:
-            _end(process)
-            raise
-        if process.returncode:
-            output = "\n".join(lines)
-            code = process.returncode
-            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            raise InstallFailed(f"{title} failed ({how}):\n{output}", output)
-
-
-def _lines(process: subprocess.Popen[bytes], given_up: threading.Event, title: str) -> Iterator[str]:
-    """The program's output as it comes, until the program itself has ended.
-
-    A background process that it left behind may hold the pipe open for ever, so the end of the pipe is not waited for.
-    """
-    assert process.stdout is not None  # asked for by the caller
-    fd, rest, more = process.stdout.fileno(), b"", True
-    with process.stdout:
-        while True:
-            ended = process.poll() is not None  # asked before reading: what it wrote is read in this round
-            ready = more and bool(select.select([fd], [], [], 0 if ended else 0.1)[0])
-            chunk = os.read(fd, 1 << 16) if ready else b""
-            more = more and (bool(chunk) or not ready)
-            *whole, rest = re.split(rb"\r\n|\n|\r(?!$)", rest + chunk)
-            for line in whole:
-                yield line.decode(errors="replace")
-            if ended and not chunk:
-                break
-            if not ended and given_up.is_set():
-                raise InstallFailed(f"{title} was ended: nobody waits for it any more")
-            if not ended and not more:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(0.1)
-    if rest:
-        yield rest.decode(errors="replace")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program and what it started: first gently, after two seconds by force."""
-    for number, patience in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0)):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-    if process.stdout:
-        process.stdout.close()
-
-
-@contextmanager
-def locked(path: Path, emit: Emit, given_up: threading.Event) -> Iterator[None]:
-    """Hold the lock of the build in `path`; it ends with this process, however that ends.
-
-    Raises:
-        InstallFailed: it was given up before it could begin.
-    """
-    told = False
-    with open(path.with_name(f".{path.name}.lock"), "a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    emit({"phase": "wait for another install of the same env"})
-                    told = True
-                if given_up.wait(0.05):
-                    raise InstallFailed("it was given up before another install of the same env had ended") from None
-        yield

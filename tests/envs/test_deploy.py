@@ -10,7 +10,8 @@ import pytest
 from host import Host
 from packages import Index, wheel
 
-from runkit.client.deploy import Deployed, Deployer, SyncedRoot
+from runkit.client.asked import SyncedRoot
+from runkit.client.deploy import Deployed, Deployer
 from runkit.errors import InstallFailed, InterpreterNotFound, ResolutionFailed, UsageError
 from runkit.model.env import Env, env
 

@@ -147,7 +147,7 @@ def test_an_env_is_a_value(here: Path) -> None:
     made = env(
         "e",
         ["numpy", "local:./"],
-        {"TOKEN": "hunter2"},
+        env_vars={"TOKEN": "hunter2"},
         compute={"memory": "1.5GiB", "tpu": 1},
         setup_cmds="make",
         python="3.12.1",

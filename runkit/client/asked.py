@@ -1,0 +1,180 @@
+"""What an env is asked to be: the request that is compared with what is on the cluster, and the requirements behind it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import canonicalize_name
+
+from runkit.client.lock import Artifact
+from runkit.client.progress import Report
+from runkit.client.ship import Api
+from runkit.client.uvtool import index_settings
+from runkit.client.wheels import WheelStore
+from runkit.errors import EnvNotFound, UsageError
+from runkit.model import requirements
+from runkit.model.env import Env
+from runkit.model.env_request import EnvRequest, merge
+from runkit.model.requirements import FILE, Requirements
+from runkit.wire.names import DEFAULT_ENV
+
+
+@dataclass(frozen=True)
+class SyncedRoot:
+    """A folder of this machine that is, or will be, mirrored on the cluster.
+
+    Attributes:
+        id: the mirror's name.
+        digest: of its present content.
+        folder: the folder here.
+        paths: what goes on the remote `sys.path`, relative to it.
+        always: whether every call in the env has it: its working dir, its local folders, but not the code it is sent for.
+    """
+
+    id: str
+    digest: str
+    folder: str
+    paths: tuple[str, ...] = ("",)
+    always: bool = True
+
+
+class Asker:
+    """Makes requests for the envs of one cluster, from what they are to be and what they were so far.
+
+    Args:
+        api: the server.
+        ray: the cluster's version of Ray; the default env has it.
+        home: this client's RUNKIT_HOME.
+    """
+
+    def __init__(self, api: Api, ray: str | None, home: Path) -> None:
+        self._api = api
+        self._ray = ray
+        self._home = home
+        self._specs: dict[str, dict[str, Any]] = {}
+
+    def request(
+        self, env: Env, roots: Sequence[SyncedRoot], working_dir: str | None, force: bool, progress: Report
+    ) -> tuple[Requirements, EnvRequest]:
+        """What the env asks for as it is now: the requirements, and the request, which names them without credentials."""
+        files = [Path(root.folder) / "requirements.txt" for root in roots] if env.root_reqs else []
+        wanted = env.requirements(files)
+        for note in wanted.notes:
+            progress({"warning": note})
+        request = EnvRequest(
+            name=env.target,
+            lines=(),
+            constraints=(),
+            python=env.python or f"{sys.version_info[0]}.{sys.version_info[1]}",
+            python_asked=env.python is not None,
+            setup_cmds=env.setup_cmds,
+            env_vars=env.variables(),
+            compute=env.compute,
+            working_dir=working_dir if env.working_dir else None,
+            indexes=index_settings(env.folder),
+        )
+        if env.target == DEFAULT_ENV:
+            wanted, request = self._on_default(env, wanted, request)
+        elif env.root_reqs:
+            wanted, request = self._with_other_roots(wanted, request, roots, force)
+        portable = wanted.portable()
+        lines = tuple(sorted(portable["lines"])), tuple(sorted(portable["constraints"]))
+        return wanted, replace(request, lines=lines[0], constraints=lines[1])
+
+    def asks(self, env: Env, wanted: Requirements) -> bool:
+        """Whether the env asks for anything at all: an unnamed one may not, and then the default env will do as it is."""
+        only_ray = all(line.startswith("ray==") for line in wanted.lines)
+        return (
+            env.name is not None
+            or not only_ray
+            or any([env.reqs, env.setup_cmds, env.variables(), env.compute, env.python])
+        )
+
+    def _on_default(self, env: Env, wanted: Requirements, request: EnvRequest) -> tuple[Requirements, EnvRequest]:
+        """An unnamed env: its requirements on top of what the default env has."""
+        spec = self.spec(DEFAULT_ENV)
+        if not spec.get("lines"):
+            return self._with_ray(wanted), replace(request, python=spec.get("python") or request.python)
+        kept = EnvRequest.from_spec(spec)
+        if env.python and not _same_python(env.python, kept.python):
+            raise UsageError(
+                f"an env without a name is added on top of the default env, which runs Python {kept.python}: "
+                f"give it a name to have Python {env.python}"
+            )
+        before = Requirements(kept.lines, kept.constraints, files=self._files(kept.lines))
+        installed: dict[str, str] = {canonicalize_name(name): version for name, version in spec.get("packages", [])}
+        return self._with_ray(merge(before, wanted, installed)), request.on_top_of(kept)
+
+    def _with_other_roots(
+        self, wanted: Requirements, request: EnvRequest, roots: Sequence[SyncedRoot], force: bool
+    ) -> tuple[Requirements, EnvRequest]:
+        """A named env keeps what the package roots asked for that it was sent for before; each asks for itself alone."""
+        kept: dict[str, Any] = {} if force else dict(self.spec(request.name).get("of_roots") or {})
+        for root in roots:
+            if not root.always:
+                file = Path(root.folder) / "requirements.txt"
+                mine = requirements.read((), [file]).portable()
+                kept.pop(root.id, None)
+                if any(mine.values()):
+                    kept[root.id] = {**mine, "file": str(file)}
+        here = {root.id for root in roots}
+        lines = dict(zip(wanted.lines, wanted.origins, strict=True))
+        for name, asked in kept.items():
+            if name not in here:
+                for line in asked["lines"]:
+                    lines.setdefault(line, asked["file"])
+        constraints = (line for asked in kept.values() for line in asked["constraints"])
+        wanted = replace(
+            wanted,
+            lines=tuple(lines),
+            origins=tuple(lines.values()),
+            constraints=tuple(dict.fromkeys((*wanted.constraints, *constraints))),
+            files={**self._files(lines), **wanted.files},
+        )
+        return wanted, replace(request, of_roots=kept)
+
+    def _files(self, lines: Iterable[str]) -> dict[str, str]:
+        """Where the files lie that lines of an earlier request name by their content, as far as this machine has them."""
+        store = WheelStore(self._home / "wheels")
+        found = {}
+        for line in lines:
+            if line.startswith(FILE):
+                sha256, _, rest = line[len(FILE) :].partition("/")
+                if path := store.find(Artifact(rest.split("[")[0].split(" ;")[0], sha256)):
+                    found[sha256] = str(path)
+        return found
+
+    def _with_ray(self, wanted: Requirements) -> Requirements:
+        """The default env always has the cluster's own Ray."""
+        line = f"ray=={self._ray}"
+        if not self._ray or line in wanted.lines:
+            return wanted
+        origin = "the default env's Ray"
+        return replace(wanted, lines=(line, *wanted.lines), origins=(origin, *wanted.origins))
+
+    def spec(self, name: str) -> dict[str, Any]:
+        """What the env over there was asked to be, and its lock; empty if there is none."""
+        if name not in self._specs:
+            try:
+                self._specs[name] = self._api.json("GET", f"/v1/envs/{name}/spec") or {}
+            except EnvNotFound:
+                return {}
+        return self._specs[name]
+
+    def is_stale(self, name: str) -> bool:
+        """Ask for the env's spec again; True if another session changed it since."""
+        known = self._specs.pop(name, {})
+        return self.spec(name).get("digest") != known.get("digest")
+
+    def note(self, name: str, spec: dict[str, Any]) -> None:
+        """The env over there is now what this spec says."""
+        self._specs[name] = spec
+
+
+def _same_python(asked: str, kept: str) -> bool:
+    shorter = min(len(asked.split(".")), len(kept.split(".")))
+    return asked.split(".")[:shorter] == kept.split(".")[:shorter]
