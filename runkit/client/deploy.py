@@ -21,6 +21,7 @@ from runkit.client.logins import Logins
 from runkit.client.progress import Report
 from runkit.client.resolve import resolve
 from runkit.client.ship import Api, Shipment, upload
+from runkit.client.trees import Trees
 from runkit.client.uvtool import configurations
 from runkit.client.wheels import WheelStore
 from runkit.errors import InstallFailed, InterpreterNotFound, ServerError
@@ -205,12 +206,21 @@ class Deployer:
         if many := len(wanted.lines):
             self._progress({"phase": "resolve 1 requirement" if many == 1 else f"resolve {many} requirements"})
         known = spec.get("packages") or ()
-        return resolve(wanted, target, cwd=env.folder, prefer=known, cache=self._home / "locks", upgrade=force)
+        trees = self._trees(env, wanted, target)
+        cache = self._home / "locks"
+        return resolve(wanted, target, cwd=env.folder, prefer=known, cache=cache, upgrade=force, trees=trees)
 
     def _shipment(self, env: Env, wanted: Requirements, lock: Lock) -> Shipment:
+        target, store = Platform.of_host(self._host, lock.python), self._store(env, wanted)
+        trees = self._trees(env, wanted, target)
+        return Shipment(self._api, store, target, self._progress, env.folder, trees)
+
+    def _store(self, env: Env, wanted: Requirements) -> WheelStore:
         logins = Logins(wanted.lines, [content for _, content in configurations(env.folder)])
-        store = WheelStore(self._home / "wheels", logins)
-        return Shipment(self._api, store, Platform.of_host(self._host, lock.python), self._progress, env.folder)
+        return WheelStore(self._home / "wheels", logins)
+
+    def _trees(self, env: Env, wanted: Requirements, target: Platform) -> Trees:
+        return Trees(wanted, target, self._store(env, wanted), env.folder, self._progress)
 
     def _put(self, made: _Plan, lock: Lock, shipped: set[str]) -> Deployed:
         request, python = made.request, made.python

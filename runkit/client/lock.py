@@ -25,6 +25,8 @@ class Artifact:
         url: where it can be fetched from, or None.
         path: where it lies on this machine, or None.
         size: bytes, or None where unknown.
+        tree: the digest of the source tree it is built from; "" for a file that comes as it is. Until it is built it has no
+            `filename`, and `path` is the tree.
     """
 
     filename: str
@@ -32,6 +34,7 @@ class Artifact:
     url: str | None = None
     path: str | None = None
     size: int | None = None
+    tree: str = ""
 
     @property
     def is_wheel(self) -> bool:
@@ -73,12 +76,25 @@ class Lock:
     @property
     def sources(self) -> list[Locked]:
         """The packages that have no wheel for the host."""
-        return [package for package in self.packages if not package.artifact.is_wheel]
+        return [p for p in self.packages if not p.artifact.is_wheel and not p.artifact.tree]
+
+    @property
+    def trees(self) -> list[Locked]:
+        """The packages that are built from a source tree of this machine."""
+        return [package for package in self.packages if package.artifact.tree]
 
     @property
     def digest(self) -> str:
-        """Names the content: every file by its hash, not by where it comes from."""
-        return digest([[p.name, p.version, p.artifact.filename, p.artifact.sha256] for p in self.packages])
+        """Names the content: every file by its hash, not by where it comes from; every source tree by its own, as it is before
+        and after it was built, and whoever built it."""
+        return digest(
+            [
+                [p.name, "tree", p.artifact.tree]
+                if p.artifact.tree
+                else [p.name, p.version, p.artifact.filename, p.artifact.sha256]
+                for p in self.packages
+            ]
+        )
 
     def with_artifacts(self, replaced: Mapping[str, Artifact]) -> Lock:
         """The lock with other files for some packages (by name)."""

@@ -22,11 +22,14 @@ from packaging.utils import canonicalize_name
 
 from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact, Lock, Locked, quoted, version_of
+from runkit.client.trees import Trees
 from runkit.client.uvtool import explanation, index_settings, run_uv
+from runkit.client.wheels import WheelStore
 from runkit.errors import ResolutionFailed, UsageError
 from runkit.model.digest import digest
 from runkit.model.package import without_credentials
 from runkit.model.requirements import FILE, Requirements
+from runkit.wire import places
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -47,6 +50,7 @@ def resolve(
     prefer: Sequence[Sequence[str]] = (),
     cache: Path | None = None,
     upgrade: bool = False,
+    trees: Trees | None = None,
 ) -> Lock:
     """Find the exact files that satisfy the requirements on a host.
 
@@ -57,6 +61,7 @@ def resolve(
         prefer: names and versions to keep where the requirements allow it, so that an env grows rather than changes.
         cache: a folder for resolutions of the last day.
         upgrade: resolve anew, with the newest versions.
+        trees: the source trees among the requirements; made of these when not given.
 
     Raises:
         ResolutionFailed: the requirements contradict each other, or something does not exist; the message is uv's explanation.
@@ -68,8 +73,10 @@ def resolve(
     kept = cache / f"{key}.json" if cache else None
     if kept and not upgrade and (found := _cached(kept)):
         return _with_local_files(found, requirements)
-    lock = _compile(requirements, target, Path(cwd), () if upgrade else prefer, upgrade)
-    if kept:
+    with trees or Trees(requirements, target, WheelStore(places.home() / "wheels"), cwd) as offered:
+        lock = _compile(requirements, target, Path(cwd), () if upgrade else prefer, upgrade, offered)
+        portable = all(offered.is_portable(package.artifact) for package in lock.packages)
+    if kept and portable:
         kept.parent.mkdir(parents=True, exist_ok=True)
         partial = kept.with_suffix(f".{os.urandom(8).hex()}.partial")
         partial.write_text(json.dumps(lock.to_json()))
@@ -99,11 +106,16 @@ def _with_local_files(lock: Lock, requirements: Requirements) -> Lock:
 
 
 def _compile(
-    requirements: Requirements, target: Platform, cwd: Path, prefer: Sequence[Sequence[str]], upgrade: bool
+    requirements: Requirements,
+    target: Platform,
+    cwd: Path,
+    prefer: Sequence[Sequence[str]],
+    upgrade: bool,
+    trees: Trees,
 ) -> Lock:
     with tempfile.TemporaryDirectory(prefix="runkit-lock-") as folder:
         wanted, limits, out = (Path(folder) / name for name in ("requirements.txt", "constraints.txt", "pylock.toml"))
-        lines = [_local_line(line, requirements) for line in requirements.lines]
+        lines = [trees.line(line) or _local_line(line, requirements) for line in requirements.lines]
         wanted.write_text("\n".join(lines) + "\n", encoding="utf-8")
         wanted.chmod(0o600)  # an index URL in it may carry a password
         limits.write_text("\n".join(requirements.constraints) + "\n", encoding="utf-8")
@@ -130,7 +142,7 @@ def _compile(
             said = without_credentials(said.replace(str(limits), "your constraints"))
             where = f"Python {target.python} on Linux {target.machine}"
             raise ResolutionFailed(f"the requirements cannot be resolved for {where}.\n{said}", output=said)
-        return _read(tomllib.loads(out.read_text(encoding="utf-8")), target, out.parent, requirements)
+        return _read(tomllib.loads(out.read_text(encoding="utf-8")), target, out.parent, requirements, trees)
 
 
 def _local_line(line: str, requirements: Requirements) -> str:
@@ -163,15 +175,15 @@ def _in_the_users_words(said: str, path: str, lines: Sequence[str], requirements
     return said.replace(path, "the requirements")
 
 
-def _read(content: Mapping[str, Any], target: Platform, folder: Path, requirements: Requirements) -> Lock:
+def _read(content: Mapping[str, Any], target: Platform, folder: Path, requirements: Requirements, trees: Trees) -> Lock:
     pins, packages = _pins(requirements), []
     for package in content.get("packages", []):
         name, version = canonicalize_name(package["name"]), package.get("version", "")
         if "vcs" in package:
             raise UsageError(f"{name} comes from git: packages from git are not available yet")
-        if "directory" in package:
-            path = package["directory"].get("path")
-            raise UsageError(f"{name} is a folder ({path}): name it as an entry of reqs, './folder'")
+        if (tree := trees.artifact(package, folder)) is not None:
+            packages.append(Locked(name, version_of(tree, version), tree))
+            continue
         files = [*package.get("wheels", []), *(package[key] for key in ("sdist", "archive") if key in package)]
         found = [_artifact(entry, folder, requirements) for entry in files]
         allowed = [artifact for artifact in found if name not in pins or artifact.sha256 in pins[name]]

@@ -8,9 +8,11 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from runkit.client.host_platform import Platform
-from runkit.client.lock import Lock
+from runkit.client.lock import Lock, Locked
 from runkit.client.progress import Report
+from runkit.client.trees import Trees
 from runkit.client.wheels import WheelStore
+from runkit.errors import UsageError
 
 _CHUNK = 1 << 20
 
@@ -52,10 +54,20 @@ class Shipment:
         target: the host and the env's Python.
         progress: told what happens.
         cwd: the folder whose uv configuration counts for builds.
+        trees: what builds the source trees among it; None where there is none.
     """
 
-    def __init__(self, api: Api, store: WheelStore, target: Platform, progress: Report, cwd: str | Path):
+    def __init__(
+        self,
+        api: Api,
+        store: WheelStore,
+        target: Platform,
+        progress: Report,
+        cwd: str | Path,
+        trees: Trees | None = None,
+    ):
         self._api = api
+        self._trees = trees
         self._store = store
         self._target = target
         self._progress = progress
@@ -75,11 +87,13 @@ class Shipment:
             InstallFailed: something cannot be fetched or built here.
         """
         lock = self._with_hashes(self._with_built(lock))
-        artifacts = [package.artifact for package in lock.packages]
-        if not artifacts:
+        if not lock.packages:
             return lock, set()
-        asked = [artifact.sha256 for artifact in artifacts]
+        asked = [package.artifact.sha256 for package in lock.packages]
         missing = set(self._api.json("POST", "/v1/wheels/missing", {"sha256": asked})["missing"])
+        lock, missing = self._with_built_again(lock, missing)
+        artifacts = [package.artifact for package in lock.packages]
+        asked = [artifact.sha256 for artifact in artifacts]
         there = set(asked) - missing
         lacking = [artifact for artifact in artifacts if artifact.sha256 in missing]
         if not everything:
@@ -93,13 +107,29 @@ class Shipment:
         return lock, there
 
     def _with_built(self, lock: Lock) -> Lock:
-        """Source distributions built here as far as that fits the host; the others are left to it."""
+        """Source trees built, and source distributions as far as that fits the host; the others are left to it."""
+        lock = self._with_trees(lock, [package for package in lock.trees if not package.artifact.filename])
         built = {}
         for package in lock.sources:
             self._progress({"phase": f"build {package.name} {package.version}"})
             if wheel := self._store.build(package, self._target, self._cwd):
                 built[package.name] = wheel
         return lock.with_artifacts(built)
+
+    def _with_built_again(self, lock: Lock, missing: set[str]) -> tuple[Lock, set[str]]:
+        """What another client, or this one long ago, built of a source tree may be gone from the host: it is built once more."""
+        gone = [p for p in lock.trees if p.artifact.sha256 in missing and not self._store.find(p.artifact)]
+        again = self._with_trees(lock, gone)
+        names = {package.name for package in gone}
+        return again, missing | {p.artifact.sha256 for p in again.packages if p.name in names}
+
+    def _with_trees(self, lock: Lock, packages: Sequence[Locked]) -> Lock:
+        if not packages:
+            return lock
+        if self._trees is None:
+            raise UsageError(f"{packages[0].name} is to be built from a source tree that this machine does not have")
+        built = self._trees.build([package.artifact for package in packages])
+        return lock.with_artifacts({package.name: artifact for package, artifact in zip(packages, built, strict=True)})
 
     def _with_hashes(self, lock: Lock) -> Lock:
         """A direct URL may come without a hash: only by fetching it here is its content known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -10,7 +11,10 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from runkit.model.digest import digest
-from runkit.model.requirements import Requirements
+from runkit.model.requirements import GIT, TREE, Requirements
+
+_CONTENT = re.compile(rf"({TREE}|{GIT})[^/]*/(?P<name>[\w.-]+)")
+"""A requirement line that names a source tree or a commit by its content."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,13 @@ def merge(kept: Requirements, added: Requirements, installed: Mapping[str, str])
         {**kept.files, **added.files},
         tuple(lines.values()),
         added.notes,
+        {**kept.trees, **added.trees},
     )
 
 
 def _name(line: str) -> str | None:
+    if named := _CONTENT.match(line):
+        return canonicalize_name(named["name"])
     parsed = _parse(line)
     return canonicalize_name(parsed.name) if parsed else None
 
