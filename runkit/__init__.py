@@ -28,6 +28,7 @@ _PLACES = {
     "env": "runkit.model.env",
     "Env": "runkit.model.env",
     "Package": "runkit.model.package",
+    "Secret": "runkit.model.secret",
 }
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Module",
     "Package",
     "RemoteObject",
+    "Secret",
     "cluster",
     "env",
     "errors",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from runkit.client.remote import RemoteObject, fetch
     from runkit.model.env import Env, env
     from runkit.model.package import Package
+    from runkit.model.secret import Secret
 
     here: Cluster
 

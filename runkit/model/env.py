@@ -19,7 +19,7 @@ from runkit.model.package import Package, anchored
 from runkit.model.package_sync import PackageSync, as_package_sync
 from runkit.model.requirements import Requirements
 from runkit.model.resources import check_compute
-from runkit.model.secret import Secret, as_secrets
+from runkit.model.secret import Secret, as_secrets, merged
 from runkit.wire.names import DEFAULT_ENV, check_name
 
 OLDEST_PYTHON = (3, 9)
@@ -227,7 +227,7 @@ def _on_top(made: Env, base: Env) -> Env:
         compute={**base.compute, **made.compute},
         root_reqs=made.root_reqs and base.root_reqs,
         conda=made.conda or base.conda,
-        secrets=tuple(dict.fromkeys(base.secrets + made.secrets)),
+        secrets=merged(base.secrets, made.secrets),
         package_sync=made.package_sync or base.package_sync,
         lock=made.lock or base.lock,
         install_timeout=made.install_timeout or base.install_timeout,

@@ -6,7 +6,7 @@ import functools
 import os
 import types
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from runkit.errors import RunkitError
 
@@ -15,7 +15,11 @@ _RAISED = (RunkitError, KeyError, FileNotFoundError)
 FROM_AFAR = "raised on cluster"
 """How the note of an error that came from remote code begins."""
 
-_P = ParamSpec("_P")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ParamSpec  # since Python 3.10; remote code may run on an older one
+
+    _P = ParamSpec("_P")
 _E = TypeVar("_E", bound=Exception)
 _T = TypeVar("_T")
 _STANDARD = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "")

@@ -12,14 +12,19 @@ DEFAULT_ENV = "default"
 DEFAULT_PORT = 32300
 """The server's port on the host; the cluster's Ray takes the hundred above it."""
 
-RESERVED = {"env": {"runkit", "base", "server"}, "cluster": {"here", "local", "localhost"}, "key": set()}
+RESERVED = {
+    "env": {"runkit", "base", "server"},
+    "cluster": {"here", "local", "localhost"},
+    "key": set(),
+    "secret": set(),
+}
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 _KEY = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
 def check_name(kind: str, name: object) -> str:
-    """Give the name back if it is a good one for an "env", a "cluster" or a "key".
+    """Give the name back if it is a good one for an "env", a "cluster", a "key" or a "secret".
 
     Raises:
         InvalidName: it is not a string, is malformed, or is reserved.
