@@ -24,7 +24,7 @@ from runkit.client.ship import Api, Shipment, upload
 from runkit.client.trees import Trees
 from runkit.client.uvtool import configurations
 from runkit.client.wheels import WheelStore
-from runkit.errors import InstallFailed, InterpreterNotFound, ServerError
+from runkit.errors import FetchFailed, InterpreterNotFound, LoginRefused, ServerError
 from runkit.model.digest import digest
 from runkit.model.env import Env
 from runkit.model.env_request import EnvRequest
@@ -162,9 +162,7 @@ class Deployer:
         bring_roots()
         try:
             return self._put(plan, lock, shipped)
-        except InstallFailed as error:
-            if not _is_network(error):
-                raise
+        except (FetchFailed, LoginRefused):
             # The host said that it reaches the index, and then did not: what it lacks goes from here.
             self._progress({"warning": "the host could not fetch everything; shipping it from here"})
             lock, shipped = shipment.send(lock, everything=True)
@@ -270,8 +268,3 @@ class Deployer:
                     )
                 self._progress(event)
         raise ServerError(f"the server ended the set-up of the env {request.name!r} without saying how it went")
-
-
-def _is_network(error: InstallFailed) -> bool:
-    said = error.output or str(error)
-    return "Failed to fetch" in said or "error sending request" in said or "Network connectivity is disabled" in said

@@ -23,6 +23,7 @@ from packaging.utils import canonicalize_name
 from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact, Lock, Locked, quoted, version_of
 from runkit.client.trees import Trees
+from runkit.client.unsolved import unsolved
 from runkit.client.uvtool import explanation, index_settings, run_uv
 from runkit.client.wheels import WheelStore
 from runkit.errors import ResolutionFailed, UsageError
@@ -64,7 +65,9 @@ def resolve(
         trees: the source trees among the requirements; made of these when not given.
 
     Raises:
-        ResolutionFailed: the requirements contradict each other, or something does not exist; the message is uv's explanation.
+        ResolutionFailed: something that is asked for does not exist. RequirementsConflict: the requirements contradict each
+            other; the message names both sides and has uv's explanation.
+        FetchFailed, LoginRefused, BuildFailed, DiskFull: what happened on the way to know.
         UsageError: a requirement that is not available yet.
     """
     if not requirements.lines:
@@ -141,7 +144,7 @@ def _compile(
             said = _in_the_users_words(explanation(done.stderr), str(wanted), lines, requirements)
             said = without_credentials(said.replace(str(limits), "your constraints"))
             where = f"Python {target.python} on Linux {target.machine}"
-            raise ResolutionFailed(f"the requirements cannot be resolved for {where}.\n{said}", output=said)
+            raise unsolved(said, requirements, where)
         return _read(tomllib.loads(out.read_text(encoding="utf-8")), target, out.parent, requirements, trees)
 
 

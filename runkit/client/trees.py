@@ -31,6 +31,7 @@ from runkit.errors import BuildFailed, UsageError
 from runkit.model.digest import digest
 from runkit.model.package import without_credentials
 from runkit.model.requirements import TREE, Requirements
+from runkit.wire.installers import failure_kind
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -102,7 +103,7 @@ def _make(copy: Path, out: Path, target: Platform, cwd: str | Path, shown: Path)
     """The wheel of a copied tree, if it fits the target; else its source distribution."""
     made, said = _run_build("--wheel", copy, out, cwd)
     if made is None and target.is_this_python:
-        raise BuildFailed(f"{shown} could not be built:\n{said}", said)
+        raise failure_kind(said, BuildFailed)(f"{shown} could not be built:\n{said}", said)
     if made and (made.name.endswith("-none-any.whl") or (target.is_this_python and target.best([made.name]))):
         return made
     source, why = _run_build("--sdist", copy, out, cwd)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import hashlib
+import http.client
 import json
 import os
 import shutil
+import ssl
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,9 +25,10 @@ from runkit.client.lock import Artifact, Locked
 from runkit.client.logins import Logins
 from runkit.client.progress import Report
 from runkit.client.uvtool import explanation, run_uv
-from runkit.errors import InstallFailed
+from runkit.errors import BuildFailed, DiskFull, FetchFailed, InstallFailed, LoginRefused
 from runkit.model.digest import file_digest
 from runkit.model.package import without_credentials
+from runkit.wire.installers import failure_kind, is_disk_full
 
 PARALLEL = 6
 """Files fetched at once."""
@@ -77,7 +81,8 @@ class WheelStore:
             progress: called with {"phase": "fetch", "done": bytes, "total": bytes or None}.
 
         Raises:
-            InstallFailed: one cannot be fetched, or is not what its hash says.
+            FetchFailed: a file cannot be fetched, also not at the third attempt. LoginRefused: its place wants other credentials.
+            DiskFull: there is no room for it here. InstallFailed: it does not exist, or is not what its hash says.
         """
         meter = _Meter(artifacts, progress)
         with concurrent.futures.ThreadPoolExecutor(PARALLEL, "runkit-fetch") as pool:
@@ -97,7 +102,8 @@ class WheelStore:
             is not this one's.
 
         Raises:
-            InstallFailed: the build ended with an error, on a platform and Python like the host's.
+            BuildFailed: the build ended with an error, on a platform and Python like the host's; FetchFailed, LoginRefused,
+            DiskFull: what it needs for that cannot be had.
         """
         source = self.fetch([package.artifact])[0]
         note = self.folder.parent / "built" / f"{source.sha256}-{target.python_tag}-{target.uv_platform}.json"
@@ -111,9 +117,8 @@ class WheelStore:
                 if not target.is_this_python:
                     return None
                 said = without_credentials("\n".join(explanation(done.stderr).splitlines()[-_LAST_LINES:]))
-                raise InstallFailed(
-                    f"{package.name} {package.version} has no wheel and could not be built:\n{said}", said
-                )
+                kind = failure_kind(done.stderr, BuildFailed)
+                raise kind(f"{package.name} {package.version} has no wheel and could not be built:\n{said}", said)
             wheel = wheels[0]
             portable = wheel.name.endswith("-none-any.whl")
             if not portable and not target.is_this_python:
@@ -134,14 +139,16 @@ class WheelStore:
         if not artifact.url:
             raise InstallFailed(f"{artifact.filename} is not on this machine and has no address")
         shown = without_credentials(artifact.url)
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return self._download(artifact, meter)
-            except (OSError, EOFError) as error:
-                status = getattr(error, "code", 0)
-                if attempt + 1 == _ATTEMPTS or (400 <= status < 500 and status not in (408, 429)):
-                    raise InstallFailed(f"{shown} cannot be fetched: {error}") from error
-                time.sleep(0.5 * 2**attempt)
+            except (OSError, EOFError, http.client.HTTPException) as error:
+                kind = _kind(error)
+                if kind is not FetchFailed or attempt == _ATTEMPTS or _is_certificate(error):
+                    tried = f" ({attempt} attempts)" if kind is FetchFailed and attempt > 1 else ""
+                    raise kind(f"{shown} cannot be fetched{tried}: {error}") from error
+                meter.warn(f"{shown} cannot be fetched ({error}); trying again ({attempt + 1} of {_ATTEMPTS})")
+                time.sleep(0.5 * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
 
     def _download(self, artifact: Artifact, meter: _Meter) -> Artifact:
@@ -202,6 +209,24 @@ class _Meter:
         self._done += count
         if self._progress:
             self._progress({"phase": "fetch", "done": self._done, "total": self._total})
+
+    def warn(self, text: str) -> None:
+        if self._progress:
+            self._progress({"warning": text})
+
+
+def _kind(error: Exception) -> type[InstallFailed]:
+    """The class of an error of a download; only FetchFailed is worth another attempt."""
+    if is_disk_full(error):
+        return DiskFull
+    status = error.code if isinstance(error, urllib.error.HTTPError) else 0
+    if status in (401, 403, 407):
+        return LoginRefused
+    return InstallFailed if 400 <= status < 500 and status not in (408, 429) else FetchFailed
+
+
+def _is_certificate(error: Exception) -> bool:
+    return isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError)
 
 
 def _read_note(path: Path) -> Artifact | None:

@@ -13,6 +13,7 @@ from aiohttp import web
 from runkit import errors
 from runkit.errors import RunkitError
 from runkit.wire import problems
+from runkit.wire.installers import is_disk_full
 
 log = logging.getLogger("runkit.server")
 
@@ -68,6 +69,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         raise
     except Exception as error:
         log.exception("%s %s", request.method, request.path)
+        if is_disk_full(error):
+            return problem(error, 507)
         return problem(
             errors.ServerError(
                 f"the server failed at {request.method} {request.path} ({type(error).__name__}: {error})"

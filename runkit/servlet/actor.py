@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runkit.errors import EnvError, RunkitError
+from runkit.errors import EnvError, InstallFailed, RunkitError
 from runkit.servlet.install import Built, install, read_marker, site_packages
 from runkit.servlet.keeper import Keeper
 from runkit.servlet.processes import MARK
 from runkit.servlet.programs import Emit
 from runkit.servlet.spawn import WorkerSpec, clean_environment
 from runkit.wire import problems
+from runkit.wire.installers import is_disk_full
 
 CONCURRENCY = 16
 """Methods of one servlet that may run at once: one install, one watch, and questions."""
@@ -74,14 +75,10 @@ class EnvServlet:
             try:
                 with self._install_lock:
                     events.put({last: do(plan, events.put, given_up)})
-            except RunkitError as error:
-                events.put({"error": problems.to_json(error)})
-            except (
-                Exception
-            ) as error:  # a disk that is full, a folder that cannot be written: the user has to hear of it
-                events.put(
-                    {"error": {"type": "InstallFailed", "message": f"{type(error).__name__}: {error}", "output": ""}}
-                )
+            except Exception as error:  # a folder that cannot be written, say: the user has to hear of it
+                known = isinstance(error, RunkitError) or is_disk_full(error)
+                told = error if known else InstallFailed(f"{type(error).__name__}: {error}")
+                events.put({"error": problems.to_json(told)})
             finally:
                 self._builds.pop(ticket, None)
                 events.put(None)

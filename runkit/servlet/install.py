@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runkit.errors import InstallFailed, InterpreterNotFound
+from runkit.errors import DiskFull, InstallFailed, InterpreterNotFound
 from runkit.servlet.programs import Emit, Runner, locked
 
 MARKER = "runkit-env.json"
@@ -114,7 +114,7 @@ def _build(plan: Mapping[str, Any], path: Path, run: Runner) -> Built:
             "venv", "--quiet", "--no-project", "--no-config", "--offline", "--python", interpreter or version, str(path)
         )
     except InstallFailed as error:
-        if run.given_up.is_set():
+        if run.given_up.is_set() or isinstance(error, DiskFull):
             raise
         raise InterpreterNotFound(
             f"no venv of Python {version} can be made with {interpreter}", error.output

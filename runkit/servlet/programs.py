@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from runkit.errors import InstallFailed
+from runkit.errors import DiskFull, InstallFailed
 from runkit.model.foreign import FOREIGN
+from runkit.wire.installers import failure_kind
 
 LAST_LINES = 60
 """How many of the installer's last lines an error carries."""
@@ -37,7 +38,12 @@ class Runner:
         self.given_up = given_up
 
     def uv(self, *arguments: str) -> None:
-        self.command([str(self.uv_path), *arguments], {}, self.home, f"uv {' '.join(arguments[:2])}")
+        try:
+            self.command([str(self.uv_path), *arguments], {}, self.home, f"uv {' '.join(arguments[:2])}")
+        except InstallFailed as error:
+            if self.given_up.is_set():
+                raise
+            raise failure_kind(error.output)(str(error), error.output) from None
 
     def command(self, arguments: Sequence[str], variables: Mapping[str, str], cwd: Path, title: str) -> None:
         lines: deque[str] = deque(maxlen=LAST_LINES)
@@ -65,7 +71,9 @@ class Runner:
             output = "\n".join(lines)
             code = process.returncode
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            raise InstallFailed(f"{title} failed ({how}):\n{output}", output)
+            # What a command of the user's own prints says nothing more for certain than that there was no room.
+            kind = DiskFull if failure_kind(output) is DiskFull else InstallFailed
+            raise kind(f"{title} failed ({how}):\n{output}", output)
 
 
 def _lines(process: subprocess.Popen[bytes], given_up: threading.Event, title: str) -> Iterator[str]:

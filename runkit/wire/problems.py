@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from runkit import errors
 from runkit.errors import RunkitError, ServerError
+from runkit.wire.installers import is_disk_full
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 def to_json(error: BaseException) -> dict[str, str]:
     """Describe an error for the other side."""
+    if is_disk_full(error):
+        return {"type": "DiskFull", "message": f"no space is left on the host: {error}", "output": ""}
     own = isinstance(error, (RunkitError, KeyError))
     kind = ("KeyError" if type(error) is KeyError else type(error).__name__) if own else "ServerError"
     message = str(error.args[0]) if type(error) is KeyError and error.args else str(error)
