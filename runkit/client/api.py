@@ -11,7 +11,8 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from typing import Any
 
-from runkit.errors import ConnectionLost, RunkitError, ServerError
+from runkit.client.set_up import ENDING, current
+from runkit.errors import ConnectionLost, InstallTimeout, RunkitError, ServerError
 from runkit.wire import problems
 
 DEFAULT_TIMEOUT = 60.0
@@ -55,7 +56,7 @@ class Api:
             HostUnreachable: there is no way to the server.
         """
         data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        response, sock = self._exchange(method, path, data, timeout)
+        response, sock = self._exchange(method, path, data, current().left(timeout))
         return self._finish(response, sock, method, path)
 
     def events(self, method: str, path: str, body: Any = None) -> Generator[dict[str, Any], None, None]:
@@ -64,15 +65,17 @@ class Api:
         Closed before its end, it closes the connection, and the server ends what it was at.
         """
         data = b"" if body is None else json.dumps(body).encode()
-        response, sock = self._exchange(method, path, data, None)
+        response, sock = self._exchange(method, path, data, current().left())
         if response.status >= 400:
             self._finish(response, sock, method, path)
         complete = False
         try:
-            while line := response.readline():
+            while line := _awaited_line(response, sock):
                 if line.strip():
                     yield json.loads(line)
             complete = True
+        except InstallTimeout:  # an OSError, too
+            raise
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise ConnectionLost(
                 f"the connection to the server was cut during {method} {path}: it may be going on there"
@@ -86,13 +89,17 @@ class Api:
 
     def upload(self, method: str, path: str, chunks: Iterable[bytes], length: int) -> dict[str, Any]:
         """One request with a body of `length` bytes, given in pieces; one JSON answer. Raises what `json` does."""
-        sock = self._open(None)
+        sock = self._open(current().left())
         try:
             sock.sendall(self._head(method, path, length))
             for chunk in chunks:
                 sock.sendall(chunk)
+                current().go_on()
         except (BrokenPipeError, ConnectionResetError):
             pass  # the server may have refused early: its answer says why
+        except TimeoutError:
+            sock.close()
+            raise current().expired() from None
         except BaseException:
             sock.close()
             raise
@@ -144,6 +151,7 @@ class Api:
             response.begin()
         except TimeoutError as error:
             sock.close()
+            current().go_on()
             raise ServerError(f"the server did not answer {method} {path} in time") from error
         except (OSError, http.client.HTTPException) as error:
             sock.close()
@@ -220,6 +228,16 @@ class Api:
                 self._idle.append(sock)
                 return
         sock.close()
+
+
+def _awaited_line(response: http.client.HTTPResponse, sock: socket.socket) -> bytes:
+    """The next line of a stream; a set-up's deadline ends the waiting, a little after the host had to end it itself."""
+    set_up = current()
+    try:
+        sock.settimeout(None if set_up.remaining is None else set_up.remaining + ENDING)
+        return response.readline()
+    except TimeoutError:
+        raise set_up.expired() from None
 
 
 def _may_repeat(method: str, path: str) -> bool:

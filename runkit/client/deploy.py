@@ -20,6 +20,7 @@ from runkit.client.lock import Lock
 from runkit.client.logins import Logins
 from runkit.client.progress import Report
 from runkit.client.resolve import resolve
+from runkit.client.set_up import current
 from runkit.client.ship import Api, Shipment, upload
 from runkit.client.trees import Trees
 from runkit.client.uvtool import configurations
@@ -247,6 +248,7 @@ class Deployer:
             ],
             "working_dir": made.working_dir,
             "spec": spec,
+            "install_timeout": current().deadline(),
         }
         with closing(
             self._api.events("PUT", f"/v1/envs/{request.name}", plan)

@@ -7,6 +7,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from runkit.client.api import Api
@@ -15,10 +16,11 @@ from runkit.client.bootstrap import ServerInfo, bootstrap
 from runkit.client.connection import Connection
 from runkit.client.deploy import Deployed, Deployer
 from runkit.client.manifest import Manifest, scan
-from runkit.client.progress import Progress
+from runkit.client.progress import Progress, Report
 from runkit.client.roots import Root, client_id
 from runkit.client.serving import find_server, was_killed
 from runkit.client.session import Session
+from runkit.client.set_up import SetUp
 from runkit.client.upload import upload
 from runkit.errors import ConnectionLost, EnvNotFound, HostError, RunkitError
 from runkit.model.env import Env
@@ -27,6 +29,20 @@ from runkit.transport import Transport
 
 def _named(root: Root | SyncedRoot) -> dict[str, Any]:
     return {"id": root.id, "paths": list(root.paths)}
+
+
+@contextmanager
+def _waited(lock: threading.Lock, progress: SetUp) -> Iterator[None]:
+    """Hold the lock of an env, which another thread may be sending."""
+    if not lock.acquire(blocking=False):
+        progress({"phase": "wait for another thread that sends the same env"})
+        left = progress.left()
+        if not lock.acquire(timeout=-1 if left is None else left):
+            raise progress.expired()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Link:
@@ -123,8 +139,14 @@ class Link:
         Returns:
             What it came to, and the roots as calls name them.
         """
+        with Progress(self.name) as shown, SetUp(env.target, env.install_timeout, shown) as progress:
+            return self._send(env, code, own, working_dir, force, progress)
+
+    def _send(
+        self, env: Env, code: Root | None, own: Sequence[Root], working_dir: str | None, force: bool, progress: SetUp
+    ) -> tuple[Deployed, list[dict[str, Any]]]:
         lock, deployer = self._sender(env.target)
-        with lock, Progress(self.name) as progress:
+        with _waited(lock, progress):
             scanned: dict[str, tuple[Root, Manifest]] = {}
             for root in (*([code] if code else []), *own):
                 if root.id not in scanned:
@@ -177,7 +199,7 @@ class Link:
                 self.sync(code, manifest, progress)
             return [_named(code)]
 
-    def sync(self, root: Root, manifest: Manifest | None, progress: Progress) -> None:
+    def sync(self, root: Root, manifest: Manifest | None, progress: Report) -> None:
         """Bring the mirror of one root up to date."""
         address = f"/v1/roots/{root.id}"
 

@@ -129,7 +129,7 @@ def _compile(
                 if version
             ]
             out.write_text('lock-version = "1.0"\ncreated-by = "runkit"\n' + "\n".join(kept), encoding="utf-8")
-        arguments = ["pip", "compile", "--quiet", "--no-header", "--format", "pylock.toml", "--output-file", str(out)]
+        arguments = ["pip", "compile", "--no-header", "--format", "pylock.toml", "--output-file", str(out)]
         arguments += [
             "--python",
             sys.executable,

@@ -11,7 +11,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from runkit.client.lock import Artifact
 from runkit.client.manifest import scan
 from runkit.client.progress import Report
 from runkit.client.roots import root_at
+from runkit.client.set_up import together
 from runkit.client.uvtool import explanation, run_uv
 from runkit.client.wheels import WheelStore
 from runkit.errors import BuildFailed, UsageError
@@ -215,14 +215,7 @@ class Trees:
             BuildFailed: one cannot be built.
             UsageError: one is not on this machine.
         """
-        with ThreadPoolExecutor(PARALLEL, "runkit-build") as pool:
-            jobs = [pool.submit(self._build, artifact) for artifact in artifacts]
-            try:
-                return [job.result() for job in jobs]
-            except BaseException:
-                for job in jobs:
-                    job.cancel()
-                raise
+        return together(self._build, artifacts, PARALLEL)
 
     def _build(self, artifact: Artifact) -> Artifact:
         place = self._requirements.trees.get(artifact.tree) or (None if artifact.filename else artifact.path)

@@ -14,6 +14,8 @@ from typing import Any
 
 import uv
 
+from runkit.client.programs import run
+from runkit.client.set_up import current
 from runkit.errors import EnvError
 from runkit.model.digest import digest
 from runkit.model.foreign import FOREIGN
@@ -35,6 +37,10 @@ _HARMLESS = {
 }
 
 
+_STEP = re.compile(r"warning:|Using Python|Resolved|\s*(Building|Built|Downloading|Downloaded|Updating|Updated) \S")
+"""What uv says on its way, not of what went wrong."""
+
+
 @functools.cache
 def uv_binary() -> str:
     """The path of the uv that came with runkit's dependencies.
@@ -53,22 +59,27 @@ def uv_binary() -> str:
 def run_uv(
     arguments: Sequence[str], cwd: str | Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run uv with the user's own configuration and credentials; its output is captured, as text without colours."""
+    """Run uv with the user's own configuration and credentials; what it says is shown as it comes, until it says an error.
+
+    Raises:
+        InstallTimeout: the current set-up has no time left.
+    """
     variables = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-    return subprocess.run(
-        [uv_binary(), *arguments],
-        cwd=cwd,
-        env={**variables, **(env or {}), "NO_COLOR": "1", "UV_NO_PROGRESS": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
+    report, telling = current(), True
+
+    def hear(line: str) -> None:
+        nonlocal telling
+        telling = telling and not line.startswith("error:")
+        if telling and line.strip():
+            report({"log": without_credentials(line)})
+
+    variables = {**variables, **(env or {}), "NO_COLOR": "1", "UV_NO_PROGRESS": "1"}
+    return run([uv_binary(), *arguments], cwd, variables, hear)
 
 
 def explanation(stderr: str) -> str:
     """uv's own words about what went wrong, without its markers."""
-    lines = [line for line in stderr.splitlines() if not line.startswith(("warning:", "Using Python", "Resolved"))]
+    lines = [line for line in stderr.splitlines() if not _STEP.match(line)]
     # uv writes "error: ..." and "  cause: ..." with what follows indented to the cause's text.
     return "\n".join(re.sub(r"^(error: |  cause: | {9})", "", line) for line in lines).strip()
 

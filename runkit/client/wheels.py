@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import concurrent.futures
 import hashlib
 import http.client
 import json
@@ -24,8 +23,9 @@ from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact, Locked
 from runkit.client.logins import Logins
 from runkit.client.progress import Report
+from runkit.client.set_up import current, together
 from runkit.client.uvtool import explanation, run_uv
-from runkit.errors import BuildFailed, DiskFull, FetchFailed, InstallFailed, LoginRefused
+from runkit.errors import BuildFailed, DiskFull, FetchFailed, InstallFailed, LoginRefused, RunkitError
 from runkit.model.digest import file_digest
 from runkit.model.package import without_credentials
 from runkit.wire.installers import failure_kind, is_disk_full
@@ -85,14 +85,7 @@ class WheelStore:
             DiskFull: there is no room for it here. InstallFailed: it does not exist, or is not what its hash says.
         """
         meter = _Meter(artifacts, progress)
-        with concurrent.futures.ThreadPoolExecutor(PARALLEL, "runkit-fetch") as pool:
-            jobs = [pool.submit(self._fetch_one, artifact, meter) for artifact in artifacts]
-            try:
-                return [job.result() for job in jobs]
-            except BaseException:
-                for job in jobs:
-                    job.cancel()
-                raise
+        return together(lambda artifact: self._fetch_one(artifact, meter), artifacts, PARALLEL)
 
     def build(self, package: Locked, target: Platform, cwd: str | Path = ".") -> Artifact | None:
         """Build a wheel from a source distribution here, where what comes out runs on the target.
@@ -142,13 +135,15 @@ class WheelStore:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return self._download(artifact, meter)
+            except RunkitError:
+                raise
             except (OSError, EOFError, http.client.HTTPException) as error:
                 kind = _kind(error)
                 if kind is not FetchFailed or attempt == _ATTEMPTS or _is_certificate(error):
                     tried = f" ({attempt} attempts)" if kind is FetchFailed and attempt > 1 else ""
                     raise kind(f"{shown} cannot be fetched{tried}: {error}") from error
                 meter.warn(f"{shown} cannot be fetched ({error}); trying again ({attempt + 1} of {_ATTEMPTS})")
-                time.sleep(0.5 * 2 ** (attempt - 1))
+                time.sleep(current().left(0.5 * 2 ** (attempt - 1)) or 0)
         raise AssertionError("unreachable")
 
     def _download(self, artifact: Artifact, meter: _Meter) -> Artifact:
@@ -158,7 +153,8 @@ class WheelStore:
             hasher, got = hashlib.sha256(), 0
             with self._open(artifact.url) as answer, open(partial, "wb") as file:
                 expected = answer.headers.get("Content-Length")
-                while chunk := answer.read(1 << 18):
+                while chunk := answer.read1(1 << 18):
+                    current().go_on()
                     file.write(chunk)
                     hasher.update(chunk)
                     got += len(chunk)
@@ -183,7 +179,7 @@ class WheelStore:
             token = base64.b64encode(f"{login[0]}:{login[1]}".encode()).decode()
             # Unredirected: an index that redirects to a file store must not pass the password on.
             request.add_unredirected_header("Authorization", f"Basic {token}")
-        return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+        return urllib.request.urlopen(request, timeout=current().left(_TIMEOUT_S))
 
     def _ready(self) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -15,6 +15,7 @@ from aiohttp import web
 from runkit.errors import EnvError, UsageError
 from runkit.server.head import Head
 from runkit.server.http import body
+from runkit.server.in_time import in_time
 from runkit.server.keys import HEAD
 from runkit.wire import problems
 from runkit.wire.names import DEFAULT_ENV, check_name
@@ -82,12 +83,13 @@ async def install(request: web.Request) -> web.StreamResponse:
         raise UsageError(f"the plan of env {name!r} lacks a field; it needs {', '.join(_NEEDED)}")
     if not isinstance(plan["build"], str) or not _BUILD.fullmatch(plan["build"]):
         raise UsageError(f"{plan['build']!r} cannot name a build")
+    deadline = plan.pop("install_timeout", None)
     events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
     given_up = asyncio.Event()
 
     async def work() -> None:
         try:
-            async for event in head.envs.install({**plan, "name": name}, given_up):
+            async for event in in_time(head.envs.install({**plan, "name": name}, given_up), name, deadline, given_up):
                 events.put_nowait(event)
         except Exception as error:  # the client is in the middle of a stream: it has to hear of it there
             events.put_nowait({"error": problems.to_json(error)})

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import fcntl
-import os
-import re
-import select
 import signal
 import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from runkit.errors import DiskFull, InstallFailed
 from runkit.model.foreign import FOREIGN
+from runkit.wire import programs
 from runkit.wire.installers import failure_kind
 
 LAST_LINES = 60
@@ -57,15 +55,21 @@ class Runner:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        assert process.stdout is not None  # asked for
+
+        def go_on() -> None:
+            if self.given_up.is_set():
+                raise InstallFailed(f"{title} was ended: nobody waits for it any more")
+
         try:
-            for line in _lines(process, self.given_up, title):
+            for line in programs.lines(process, process.stdout, go_on):
                 lines.append(line)
                 self.emit({"log": line})
         except InstallFailed as error:
-            _end(process)
+            programs.end(process)
             raise InstallFailed(f"{error}\n" + "\n".join(lines), "\n".join(lines)) from None
         except BaseException:
-            _end(process)
+            programs.end(process)
             raise
         if process.returncode:
             output = "\n".join(lines)
@@ -74,44 +78,6 @@ class Runner:
             # What a command of the user's own prints says nothing more for certain than that there was no room.
             kind = DiskFull if failure_kind(output) is DiskFull else InstallFailed
             raise kind(f"{title} failed ({how}):\n{output}", output)
-
-
-def _lines(process: subprocess.Popen[bytes], given_up: threading.Event, title: str) -> Iterator[str]:
-    """The program's output as it comes, until the program itself has ended.
-
-    A background process that it left behind may hold the pipe open for ever, so the end of the pipe is not waited for.
-    """
-    assert process.stdout is not None  # asked for by the caller
-    fd, rest, more = process.stdout.fileno(), b"", True
-    with process.stdout:
-        while True:
-            ended = process.poll() is not None  # asked before reading: what it wrote is read in this round
-            ready = more and bool(select.select([fd], [], [], 0 if ended else 0.1)[0])
-            chunk = os.read(fd, 1 << 16) if ready else b""
-            more = more and (bool(chunk) or not ready)
-            *whole, rest = re.split(rb"\r\n|\n|\r(?!$)", rest + chunk)
-            for line in whole:
-                yield line.decode(errors="replace")
-            if ended and not chunk:
-                break
-            if not ended and given_up.is_set():
-                raise InstallFailed(f"{title} was ended: nobody waits for it any more")
-            if not ended and not more:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(0.1)
-    if rest:
-        yield rest.decode(errors="replace")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program and what it started: first gently, after two seconds by force."""
-    for number, patience in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0)):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-    if process.stdout:
-        process.stdout.close()
 
 
 @contextmanager

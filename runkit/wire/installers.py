@@ -10,6 +10,7 @@ from runkit.errors import (
     DiskFull,
     FetchFailed,
     InstallFailed,
+    InstallTimeout,
     LoginRefused,
     RequirementsConflict,
     ResolutionFailed,
@@ -77,6 +78,21 @@ def contested(said: str) -> tuple[str, ...]:
     if "the requested Python version" in text and "Python" in ranges:
         ranges["Python"].add("requested")
     return tuple(name for name, wanted in ranges.items() if len(wanted) > 1)
+
+
+def took_too_long(env: str, seconds: float, phase: str, at: float) -> InstallTimeout:
+    """The error for a set-up that was ended at its deadline.
+
+    Args:
+        env: the env's name.
+        seconds: the deadline.
+        phase: what it was at.
+        at: for how many seconds.
+    """
+    return InstallTimeout(
+        f"the set-up of env {env!r} took longer than its install_timeout of {seconds:g} s: it had been at {phase!r} for "
+        f"{at:.1f} s. What it had started was ended, and the env is as it was"
+    )
 
 
 def is_disk_full(error: BaseException) -> bool:

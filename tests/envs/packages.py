@@ -64,12 +64,23 @@ def wheel(
 
 
 def sdist(
-    folder: Path, name: str, version: str, requires: Sequence[str] = (), tag: str = "py3-none-any", broken: bool = False
+    folder: Path,
+    name: str,
+    version: str,
+    requires: Sequence[str] = (),
+    tag: str = "py3-none-any",
+    broken: bool = False,
+    body: str = "",
 ) -> Path:
-    """A source distribution with a build backend of its own, so that building it needs nothing from an index."""
+    """A source distribution with a build backend of its own, so that building it needs nothing from an index.
+
+    `body` is further code of the backend.
+    """
     files = {
         "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
-        "backend.py": BACKEND.format(name=name, version=version, requires=list(requires), tag=tag, broken=broken),
+        "backend.py": BACKEND.format(
+            name=name, version=version, requires=list(requires), tag=tag, broken=broken, body=body
+        ),
         "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 import uv
 
-from runkit.errors import EnvNotFound, InvalidName, UsageError
+from runkit.client.deploy import Deployer
+from runkit.client.set_up import SetUp
+from runkit.errors import EnvNotFound, InstallTimeout, InvalidName, UsageError
+from runkit.model.env import env
 from runkit.servlet.actor import EnvServlet
 from runkit.servlet.processes import ProcessId
 from tests.server.running import REPOSITORY, Server, eventually, plan
@@ -204,6 +207,15 @@ def test_build_is_ended_by_ctrl_c(server: Server, tmp_path: Path) -> None:
         assert client.communicate(timeout=60)[0].splitlines()[-1] == "pressed"
     eventually(lambda: ended(int((tmp_path / "pid").read_text())))
     server.api.json("DELETE", "/v1/envs/pressed")
+
+
+def test_build_is_ended_at_its_deadline(server: Server, tmp_path: Path) -> None:
+    deployer = Deployer(server.api, server.api.json("GET", "/v1/status"))
+    asked = env("late", setup_cmds=[f"echo $$ > {tmp_path}/begun; mv {tmp_path}/begun {tmp_path}/pid; sleep 600"])
+    with SetUp("late", 4) as report, pytest.raises(InstallTimeout, match=r"env 'late' .* of 4 s"):
+        deployer.send(asked, progress=report)
+    eventually(lambda: not (tmp_path / "pid").exists() or ended(int((tmp_path / "pid").read_text())))
+    assert "late" not in server.api.json("GET", "/v1/envs")["envs"]
 
 
 def test_build_is_ended_by_delete(server: Server, tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""The deadline of a set-up, kept on the host as well: its client may have gone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from runkit.wire import problems
+from runkit.wire.installers import took_too_long
+
+
+async def in_time(
+    events: AsyncIterator[dict[str, Any]], env: str, deadline: Mapping[str, float] | None, given_up: asyncio.Event
+) -> AsyncIterator[dict[str, Any]]:
+    """The events of a set-up; once its time is up it is given up, and its error says so.
+
+    Args:
+        events: of `Envs.install`.
+        env: the env's name.
+        deadline: {seconds: of the whole set-up, left: of these now}, or None.
+        given_up: ends the set-up when it is set.
+    """
+    if not deadline:
+        async for event in events:
+            yield event
+        return
+    phase, since, late = "start", time.monotonic(), False
+
+    def expire() -> None:
+        nonlocal late
+        late = True
+        given_up.set()
+
+    timer = asyncio.get_running_loop().call_later(float(deadline["left"]), expire)
+    try:
+        async for event in events:
+            if "phase" in event and event["phase"] != phase:
+                phase, since = event["phase"], time.monotonic()
+            if late and "error" in event:
+                error = took_too_long(env, float(deadline["seconds"]), phase, time.monotonic() - since)
+                event = {"error": problems.to_json(error)}
+            yield event
+    finally:
+        timer.cancel()
