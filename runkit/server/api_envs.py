@@ -38,8 +38,8 @@ async def ensure(request: web.Request) -> web.Response:
     asked = await body(request)
     answer: dict[str, Any] = {"env": None, "roots": {}, "worker": None}
     if env := asked.get("env"):
-        name = env.get("name") or DEFAULT_ENV
-        answer["env"] = head.envs.ask_state(name, env.get("request"))
+        name = answer["name"] = head.envs.real_name(env.get("name") or DEFAULT_ENV)
+        answer["env"] = head.envs.ask_state(name, env.get("request"), env.get("base"))
         if answer["env"] == "ready":
             try:
                 answer["worker"] = await head.envs.worker(name)
@@ -170,6 +170,5 @@ async def keys(request: web.Request) -> web.Response:
     head = request.app[HEAD]
     await head.directory.settled.wait()
     env = request.query.get("env")
-    if env is not None:
-        head.envs.get(env)
-    return web.json_response({"keys": head.directory.keys(env)})
+    name = None if env is None else head.envs.get(env).name
+    return web.json_response({"keys": head.directory.keys(name)})

@@ -11,7 +11,7 @@ from typing import Any
 
 from runkit import __version__
 from runkit.errors import RunkitError, ServerError
-from runkit.server import default_env, incoming
+from runkit.server import incoming
 from runkit.server.directory import Directory
 from runkit.server.envs import Envs
 from runkit.server.hostinfo import host_facts
@@ -19,7 +19,6 @@ from runkit.server.mirror import Mirror
 from runkit.server.ray_cluster import RayCluster, address
 from runkit.server.relay import Client
 from runkit.server.settings import Settings
-from runkit.wire.names import DEFAULT_ENV
 
 log = logging.getLogger("runkit.server")
 
@@ -58,10 +57,10 @@ class Head:
         self._control = await self.directory.listen(self.settings.control)
         for folder in ("wheels", "python"):
             self.spawn(asyncio.to_thread(incoming.sweep, self.settings.home / folder))
-        await asyncio.gather(self._connect_to_ray(), asyncio.to_thread(default_env.ensure, self.settings))
+        await asyncio.gather(self._connect_to_ray(), self.envs.prepare())
         self.directory.settled.set()
         self.envs.ray_up.set()
-        await self.envs.up(DEFAULT_ENV)
+        await self.envs.start()
 
     async def _connect_to_ray(self) -> None:
         try:
