@@ -7,10 +7,11 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from runkit.client import serving
+from runkit.client import env_status, serving
+from runkit.client.env_status import EnvStatus
 from runkit.client.envs import HERE, EnvLike
 from runkit.client.link import Link
 from runkit.client.progress import Progress
@@ -18,7 +19,7 @@ from runkit.client.remote import RemoteObject
 from runkit.client.request import python_mismatch
 from runkit.client.roots import Location, Root, root_at
 from runkit.client.session import Session
-from runkit.errors import ConnectionLost, RunkitError
+from runkit.errors import ConnectionLost, EnvNotFound, RunkitError
 from runkit.model.env import Env, as_env
 from runkit.model.mistakes import plainly
 from runkit.transport import Transport, make_transport
@@ -31,11 +32,20 @@ _open: weakref.WeakSet[Connected] = weakref.WeakSet()
 
 @dataclass(frozen=True, repr=False)
 class PlacedCode:
-    """Where code went: the env's name, and the roots that calls of it name."""
+    """Where code went: the env's name, the roots that calls of it name, and the keys of objects that were lost on the way."""
 
     env: str
     roots: list[dict[str, Any]]
     lost_keys: tuple[str, ...] = ()
+    cluster: Any = field(default=None, compare=False)
+
+    def status(self) -> EnvStatus:
+        """What the env is at the moment: its state, process, objects, size on disk.
+
+        Raises:
+            EnvNotFound: it was removed since.
+        """
+        return self.cluster.env_status(self.env)
 
     def __repr__(self) -> str:
         lost = f"; objects lost with its old process: {', '.join(map(repr, self.lost_keys))}" if self.lost_keys else ""
@@ -201,6 +211,32 @@ class Connected:
         return self.place(env, None, force=force)
 
     @plainly
+    def env_list(self) -> list[EnvStatus]:
+        """The cluster's envs, the default env first: name, state, Python, packages, process, objects, bytes on disk.
+
+        Example:
+            >>> cluster.env_list()  # doctest: +SKIP
+            [<env 'default': ready, Python 3.11.9, 14 packages, 312 MB on disk, process 4711, 61 MB>]
+        """
+        return env_status.read(self.link.api.json("GET", "/v1/envs?sizes=1")["envs"])
+
+    @plainly
+    def env_status(self, env: EnvLike = None) -> EnvStatus:
+        """What an env is at the moment.
+
+        Args:
+            env: an env or its name; the default env otherwise.
+
+        Raises:
+            EnvNotFound: the cluster has none of that name.
+        """
+        name = (env if isinstance(env, str) else as_env(env).target) if env is not None else DEFAULT_ENV
+        for found in self.env_list():
+            if name in (found.name, found.alias):
+                return found
+        raise EnvNotFound(f"cluster {self.name!r} has no env {name!r}: it was not sent yet, or was removed")
+
+    @plainly
     def remove_env(self, name: str) -> tuple[str, ...]:
         """End an env on the cluster, its process and its objects, and forget it; of the others nothing changes.
 
@@ -246,7 +282,7 @@ class Connected:
         if code is not None:
             self._folders[code.id] = str(code.path)
         if named is not None:
-            return PlacedCode(*self._revived(lambda: self.link.sync_only(named, code)))
+            return PlacedCode(*self._revived(lambda: self.link.sync_only(named, code)), cluster=self)
         lost: tuple[str, ...] = ()
         if mine is not None and wanted.name is None:
             alone = _asks_nothing(wanted, code)
@@ -264,7 +300,7 @@ class Connected:
         for root in roots:
             self._folders[root.id] = str(root.path)
         deployed, synced = self.link.send(env, code, roots, working_dir, force, default)
-        return PlacedCode(deployed.name, synced, deployed.lost_keys)
+        return PlacedCode(deployed.name, synced, deployed.lost_keys, self)
 
     def ready_session(self, env: str) -> Session | None:
         """The session with an env's worker if there is one that calls can be sent on at once."""

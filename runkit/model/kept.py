@@ -48,6 +48,27 @@ def kept(value: Any, what: str) -> Any:
     raise UsageError(f"{what} is {type(value).__name__} {value!r}, which cannot be written to a file")
 
 
+def _made(kind: Any, values: dict[str, Any]) -> Any:
+    type_of: type = kind
+    if not dataclasses.is_dataclass(kind):
+        raise TypeError(f"{kind} is no class of values")
+    # Without __init__, which may take what was written by people.
+    made: Any = object.__new__(type_of)
+    for field in dataclasses.fields(kind):
+        if field.name in values:
+            value = values.pop(field.name)
+        elif field.default is not dataclasses.MISSING:
+            value = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        else:
+            raise ValueError(f"{field.name} is missing")
+        object.__setattr__(made, field.name, value)
+    if values:
+        raise ValueError(f"{', '.join(values)} is unknown")
+    return made
+
+
 def restored(value: Any) -> Any:
     """The value that `kept` made JSON of.
 
@@ -67,6 +88,6 @@ def restored(value: Any) -> Any:
     try:
         if not module.startswith("runkit.model."):
             raise ValueError(f"{module} is none of runkit's")
-        return getattr(importlib.import_module(module), name)(**fields)
+        return _made(getattr(importlib.import_module(module), name), fields)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"it was saved by another runkit, or is damaged ({error})") from None
