@@ -1,4 +1,4 @@
-"""`runkit status|logs|stop|ssh NAME` for clusters this user knows, and `runkit server start|stop|status` on a host."""
+"""`runkit status|logs|stop|ssh NAME`, `runkit env … NAME` for clusters this user knows, and `runkit server …` on a host."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from runkit import __version__
-from runkit.cli import clusters, server
+from runkit.cli import clusters, envs, server
 from runkit.errors import RunkitError
 from runkit.wire.names import DEFAULT_ENV, DEFAULT_PORT
 
@@ -44,9 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     logs = commands.add_parser("logs", help="what an env's code printed")
     _name(logs)
     logs.add_argument("env", nargs="?", default=DEFAULT_ENV, help="the env (default: %(default)s)")
-    logs.add_argument("-n", "--lines", type=int, default=200, help="how many of the last lines (default: %(default)s)")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on as it is written, until Ctrl-C")
+    clusters.add_log_options(logs)
     logs.set_defaults(run=clusters.logs)
+
+    envs.add_to(commands)
 
     stop = commands.add_parser("stop", help="end a cluster's server, its envs and the objects in them")
     _name(stop)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -25,8 +25,8 @@ DOWN = 3
 
 def status(given: Namespace) -> int:
     """Print what runs there."""
-    cluster = _cluster(given.name)
-    with _server(cluster) as api:
+    cluster = cluster_of(given.name)
+    with server_of(cluster) as api:
         if api is None:
             print(f"{given.name}: no server runs" + (f" on {cluster.host}" if cluster.host else " on this machine"))
             return DOWN
@@ -64,10 +64,18 @@ def describe(name: str, found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def add_log_options(parser: ArgumentParser) -> None:
+    """How much of a log, and for how long."""
+    parser.add_argument(
+        "-n", "--lines", type=int, default=200, help="how many of the last lines (default: %(default)s)"
+    )
+    parser.add_argument("-f", "--follow", action="store_true", help="go on as it is written, until Ctrl-C")
+
+
 def logs(given: Namespace) -> int:
     """Print the env's log."""
     address = f"/v1/envs/{check_name('env', given.env)}/log"
-    with _server(_cluster(given.name)) as api:
+    with server_of(cluster_of(given.name)) as api:
         if api is None:
             raise ServerError(f"no server runs on cluster {given.name!r}")
         found = api.json("GET", f"{address}?lines={given.lines}")
@@ -82,7 +90,7 @@ def logs(given: Namespace) -> int:
 
 def stop(given: Namespace) -> int:
     """End the server."""
-    cluster = _cluster(given.name)
+    cluster = cluster_of(given.name)
     ended = cluster.stop_server()
     print(f"{given.name}: " + ("the server has ended, and its envs with it" if ended else "no server runs"))
     return 0
@@ -90,17 +98,18 @@ def stop(given: Namespace) -> int:
 
 def ssh(given: Namespace) -> int:
     """Open a shell."""
-    return int(_cluster(given.name).ssh() or 0)
+    return int(cluster_of(given.name).ssh() or 0)
 
 
-def _cluster(name: str) -> Cluster:
+def cluster_of(name: str) -> Cluster:
+    """The cluster of that name; nothing is connected."""
     from runkit.client.cluster import Cluster  # noqa: PLC0415  (`runkit server …` needs none of the client)
 
     return Cluster.from_name(name)
 
 
 @contextmanager
-def _server(cluster: Cluster) -> Iterator[Api | None]:
+def server_of(cluster: Cluster) -> Iterator[Api | None]:
     """The server there, of whatever version: looking at it changes nothing, and needs no upgrade."""
     from runkit.client.api import Api  # noqa: PLC0415  (as the cluster)
     from runkit.client.serving import find_server  # noqa: PLC0415

@@ -58,15 +58,26 @@ class Asker:
         self._specs: dict[str, dict[str, Any]] = {}
 
     def request(
-        self, env: Env, roots: Sequence[SyncedRoot], working_dir: str | None, force: bool, progress: Report
+        self,
+        env: Env,
+        roots: Sequence[SyncedRoot],
+        working_dir: str | None,
+        force: bool,
+        progress: Report,
+        default: bool = False,
     ) -> tuple[Requirements, EnvRequest]:
-        """What the env asks for as it is now: the requirements, and the request, which names them without credentials."""
-        files = [Path(root.folder) / "requirements.txt" for root in roots] if env.root_reqs else []
+        """What the env asks for as it is now: the requirements, and the request, which names them without credentials.
+
+        Args:
+            default: it is the cluster's default env, not something on top of that; code that it is sent for adds nothing to it.
+        """
+        rooted = [root for root in roots if root.always or not default]
+        files = [Path(root.folder) / "requirements.txt" for root in rooted] if env.root_reqs else []
         wanted = env.requirements(files)
         for note in wanted.notes:
             progress({"warning": note})
         request = EnvRequest(
-            name=env.target,
+            name=DEFAULT_ENV if default else env.target,
             lines=(),
             constraints=(),
             python=env.python or f"{sys.version_info[0]}.{sys.version_info[1]}",
@@ -77,13 +88,16 @@ class Asker:
             working_dir=working_dir if env.working_dir else None,
             indexes=index_settings(env.folder),
         )
-        if env.target == DEFAULT_ENV:
+        if default:
+            wanted = self._with_ray(wanted)
+        elif env.target == DEFAULT_ENV:
             wanted, request = self._on_default(env, wanted, request)
         elif env.root_reqs:
             wanted, request = self._with_other_roots(wanted, request, roots, force)
         portable = wanted.portable()
         lines = tuple(sorted(portable["lines"])), tuple(sorted(portable["constraints"]))
-        return wanted, replace(request, lines=lines[0], constraints=lines[1])
+        request = replace(request, lines=lines[0], constraints=lines[1])
+        return wanted, request.as_default(env.name or "") if default else request
 
     def asks(self, env: Env, wanted: Requirements) -> bool:
         """Whether the env asks for anything at all: an unnamed one may not, and then the default env will do as it is."""
@@ -91,7 +105,8 @@ class Asker:
         return (
             env.name is not None
             or not only_ray
-            or any([env.reqs, env.setup_cmds, env.variables(), env.compute, env.python])
+            or any([env.reqs, env.setup_cmds, env.variables(), env.compute, env.python, env.working_dir])
+            or any([env.conda, env.secrets, env.package_sync, env.lock])
         )
 
     def _on_default(self, env: Env, wanted: Requirements, request: EnvRequest) -> tuple[Requirements, EnvRequest]:
@@ -105,7 +120,9 @@ class Asker:
                 f"an env without a name is added on top of the default env, which runs Python {kept.python}: "
                 f"give it a name to have Python {env.python}"
             )
-        before = Requirements(kept.lines, kept.constraints, files=self._files(kept.lines))
+        # Its Ray is that of the server that made it; this one's may be another.
+        others = tuple(line for line in kept.lines if not line.startswith("ray=="))
+        before = Requirements(others, kept.constraints, files=self._files(others))
         installed: dict[str, str] = {canonicalize_name(name): version for name, version in spec.get("packages", [])}
         return self._with_ray(merge(before, wanted, installed)), request.on_top_of(kept)
 

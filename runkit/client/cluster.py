@@ -17,10 +17,12 @@ from runkit.client.remote import RemoteObject, operate
 from runkit.client.request import Options
 from runkit.client.roots import Location, locate
 from runkit.errors import PortInUse, UsageError
-from runkit.model.env import as_env
+from runkit.model.env import Env, as_env
+from runkit.model.kept import kept, restored
 from runkit.model.mistakes import plainly
+from runkit.model.package import Package
 from runkit.transport import Forward, make_transport
-from runkit.wire.names import DEFAULT_PORT, check_name
+from runkit.wire.names import DEFAULT_ENV, DEFAULT_PORT, check_name
 
 _MISSING: Any = object()
 
@@ -124,6 +126,8 @@ class Cluster(Connected):
         if env is None:
             return sorted(found)
         name = env if isinstance(env, str) else as_env(env).target
+        if self.default_env is not None and name == self.default_env.name:
+            name = DEFAULT_ENV
         return sorted(key for key, owner in found.items() if owner == name)
 
     @plainly
@@ -197,12 +201,17 @@ class Cluster(Connected):
 
     @plainly
     def save(self) -> Cluster:
-        """Keep how it is reached under its name: `rk.cluster(name)` finds it again."""
+        """Keep how it is reached, and its default env, under its name: `rk.cluster(name)` finds it again.
+
+        Raises:
+            UsageError: it has something that a file cannot keep, or should not: a password, a secret's value.
+        """
         settings = {
             "host": self.host,
             "ssh_port": self.ssh_port,
             "ssh_creds": self.ssh_creds,
             "server_port": self._server_port,
+            "default_env": kept(self.default_env, "default_env"),
         }
         config.save(self.name, settings)
         return self
@@ -245,6 +254,7 @@ def cluster(
     ssh_port: int | None = None,
     ssh_creds: Mapping[str, str | None] | None = None,
     server_port: int | None = None,
+    default_env: Env | Sequence[str | Package] | None = None,
 ) -> Cluster:
     """A cluster by its name: the host given here, or the one saved under that name.
 
@@ -256,6 +266,9 @@ def cluster(
         ssh_creds: "ssh_user", "ssh_private_key" (a path), "password"; what the SSH configuration and agent say otherwise.
         server_port: the port of runkit's server on the host's 127.0.0.1 (32300 unless said otherwise); the hundred above it
             belong to its Ray.
+        default_env: the env that runs what names no env, and that unnamed envs are added on top of. It is made when the cluster
+            is connected, in place of the one there; without it, what is there is used as it is. Its own name, if it has one, means
+            it wherever an env's name is asked for. Ray at the cluster's version is in it.
 
     Raises:
         UsageError: an argument is malformed, or no cluster is saved under the name.
@@ -265,8 +278,11 @@ def cluster(
         >>> c
         <Cluster 'box' at me@gpu.example.org (not connected)>
     """
+    mine = _as_default(default_env)
     if name == "here" and (host, ssh_port, ssh_creds, server_port) == (None,) * 4:
-        return here()
+        found = here()
+        found.default_env = mine or found.default_env
+        return found
     check_name("cluster", name)
     saved: dict[str, Any] = {}
     if host is None:
@@ -278,7 +294,29 @@ def cluster(
     if isinstance(server_port, bool) or not isinstance(server_port, int) or not 1024 <= server_port <= 65400:
         raise UsageError(f"server_port is a port from 1024 to 65400, not {server_port!r}")
     make_transport(host, ssh_port, ssh_creds)  # checks them; nothing is opened
-    return Cluster(name, host, ssh_port, ssh_creds, server_port)
+    if mine is None and saved.get("default_env"):
+        mine = _restored(name, saved["default_env"])
+    return Cluster(name, host, ssh_port, ssh_creds, server_port, mine)
+
+
+def _as_default(given: Any) -> Env | None:
+    if given is None or isinstance(given, Env):
+        return given
+    if isinstance(given, str):
+        raise UsageError(f"default_env is an Env (see rk.env) or a list of requirements, not {given!r}")
+    return as_env(given)
+
+
+def _restored(name: str, saved: Any) -> Env:
+    try:
+        found = restored(saved)
+        if not isinstance(found, Env):
+            raise UsageError("it is damaged")
+    except UsageError as error:
+        raise UsageError(
+            f"the default env saved with cluster {name!r} cannot be read: {error}. Give default_env=... again"
+        ) from None
+    return found
 
 
 def _saved(name: str) -> dict[str, Any]:

@@ -7,10 +7,11 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from runkit.client import serving
+from runkit.client import env_status, serving
+from runkit.client.env_status import EnvStatus
 from runkit.client.envs import HERE, EnvLike
 from runkit.client.link import Link
 from runkit.client.progress import Progress
@@ -18,8 +19,8 @@ from runkit.client.remote import RemoteObject
 from runkit.client.request import python_mismatch
 from runkit.client.roots import Location, Root, root_at
 from runkit.client.session import Session
-from runkit.errors import ConnectionLost, RunkitError
-from runkit.model.env import as_env
+from runkit.errors import ConnectionLost, EnvNotFound, RunkitError
+from runkit.model.env import Env, as_env
 from runkit.model.mistakes import plainly
 from runkit.transport import Transport, make_transport
 from runkit.wire.names import DEFAULT_ENV, DEFAULT_PORT, check_name
@@ -31,15 +32,30 @@ _open: weakref.WeakSet[Connected] = weakref.WeakSet()
 
 @dataclass(frozen=True, repr=False)
 class PlacedCode:
-    """Where code went: the env's name, and the roots that calls of it name."""
+    """Where code went: the env's name, the roots that calls of it name, and the keys of objects that were lost on the way."""
 
     env: str
     roots: list[dict[str, Any]]
     lost_keys: tuple[str, ...] = ()
+    cluster: Any = field(default=None, compare=False)
+
+    def status(self) -> EnvStatus:
+        """What the env is at the moment: its state, process, objects, size on disk.
+
+        Raises:
+            EnvNotFound: it was removed since.
+        """
+        return self.cluster.env_status(self.env)
 
     def __repr__(self) -> str:
         lost = f"; objects lost with its old process: {', '.join(map(repr, self.lost_keys))}" if self.lost_keys else ""
         return f"<env {self.env!r}: ready{lost}>"
+
+
+def _asks_nothing(env: Env, code: Root | None) -> bool:
+    """Whether an unnamed env adds nothing to the default env, nor does the code that it is sent for."""
+    of_code = env.root_reqs and code is not None and (code.path / "requirements.txt").exists()
+    return not of_code and replace(env, folder=".", root_reqs=True) == Env()
 
 
 class Connected:
@@ -52,11 +68,13 @@ class Connected:
         ssh_port: int | None = None,
         ssh_creds: Mapping[str, str | None] | None = None,
         server_port: int = DEFAULT_PORT,
+        default_env: Env | None = None,
     ):
         self.name = name
         self.host = host
         self.ssh_port = ssh_port
         self.ssh_creds = dict(ssh_creds or {})
+        self.default_env = default_env
         self._server_port = server_port
         self._transport: Transport | None = None
         self._link: Link | None = None
@@ -96,7 +114,10 @@ class Connected:
 
     @plainly
     def up_if_not(self: _Self) -> _Self:
-        """Connect; install runkit on the host and start the server if need be. Every other method does it by itself too."""
+        """Connect; install runkit on the host, start the server, and make its default env, if need be.
+
+        Every other method connects by itself, too.
+        """
         with self._lock:
             link = self.link
             if (
@@ -105,6 +126,8 @@ class Connected:
                 self._link = None
                 link.close()
                 self.link  # noqa: B018  (connecting is the effect)
+        if self.default_env is not None:
+            self._send(self.default_env, None, default=True)
         return self
 
     @plainly
@@ -187,6 +210,53 @@ class Connected:
         """
         return self.place(env, None, force=force)
 
+    @plainly
+    def env_list(self) -> list[EnvStatus]:
+        """The cluster's envs, the default env first: name, state, Python, packages, process, objects, bytes on disk.
+
+        Example:
+            >>> cluster.env_list()  # doctest: +SKIP
+            [<env 'default': ready, Python 3.11.9, 14 packages, 312 MB on disk, process 4711, 61 MB>]
+        """
+        return env_status.read(self.link.api.json("GET", "/v1/envs?sizes=1")["envs"])
+
+    @plainly
+    def env_status(self, env: EnvLike = None) -> EnvStatus:
+        """What an env is at the moment.
+
+        Args:
+            env: an env or its name; the default env otherwise.
+
+        Raises:
+            EnvNotFound: the cluster has none of that name.
+        """
+        name = (env if isinstance(env, str) else as_env(env).target) if env is not None else DEFAULT_ENV
+        for found in self.env_list():
+            if name in (found.name, found.alias):
+                return found
+        raise EnvNotFound(f"cluster {self.name!r} has no env {name!r}: it was not sent yet, or was removed")
+
+    @plainly
+    def remove_env(self, name: str) -> tuple[str, ...]:
+        """End an env on the cluster, its process and its objects, and forget it; of the others nothing changes.
+
+        Args:
+            name: the env's name. "default" comes back as it is on a new cluster: with Ray, and nothing else.
+
+        Returns:
+            The keys of the objects that went with it.
+
+        Raises:
+            EnvNotFound: there is none.
+        """
+        check_name("env", name)
+        link = self.link
+        lost = tuple(link.api.json("DELETE", f"/v1/envs/{name}", timeout=None)["lost"])
+        link.forget_env(name)
+        if lost:
+            Progress(self.name)({"warning": f"objects that went with env {name!r}: {', '.join(map(repr, lost))}"})
+        return lost
+
     def place(
         self, env: EnvLike, location: Location | None, *, force: bool = False, by_value: str | None = None
     ) -> PlacedCode:
@@ -196,26 +266,41 @@ class Connected:
             location: where the code is, of `locate`.
             by_value: the name of code that travels by value and needs the same Python on both sides.
         """
-        named = env if isinstance(env, str) and env != DEFAULT_ENV else None
+        mine = self.default_env
+        own = {DEFAULT_ENV, mine.name if mine is not None else None}
+        named = env if isinstance(env, str) and env not in own else None
         if named is not None:
             check_name("env", named)
         wanted = as_env(None if isinstance(env, str) else env)
-        if by_value and wanted.python and ".".join(wanted.python.split(".")[:2]) != HERE:
-            raise python_mismatch(by_value, HERE, wanted.python, wanted.target)
+        if mine is not None and wanted.name is not None and wanted.name in own:
+            self.default_env = mine = wanted  # sent by its name, as it is now
+            wanted = as_env(None)
+        python = wanted.python or (mine.python if mine is not None and wanted.name is None else None)
+        if by_value and named is None and python and ".".join(python.split(".")[:2]) != HERE:
+            raise python_mismatch(by_value, HERE, python, wanted.target)
         code = location.root if location is not None else None
-        roots: list[Root] = []
-        working_dir = None
-        if wanted.working_dir is not None:
-            root = root_at(wanted.working_dir)
-            working_dir = root.id
-            roots.append(root)
-        roots += [root_at(folder) for folder in wanted.local_folders()]
-        for root in (*([code] if code else []), *roots):
-            self._folders[root.id] = str(root.path)
+        if code is not None:
+            self._folders[code.id] = str(code.path)
         if named is not None:
-            return PlacedCode(named, self._revived(lambda: self.link.sync_only(named, code)))
-        deployed, synced = self._revived(lambda: self.link.send(wanted, code, roots, working_dir, force))
-        return PlacedCode(deployed.name, synced, deployed.lost_keys)
+            return PlacedCode(*self._revived(lambda: self.link.sync_only(named, code)), cluster=self)
+        lost: tuple[str, ...] = ()
+        if mine is not None and wanted.name is None:
+            alone = _asks_nothing(wanted, code)
+            placed = self._revived(lambda: self._send(mine, code, force and alone, default=True))
+            if alone:
+                return placed
+            lost = placed.lost_keys
+        placed = self._revived(lambda: self._send(wanted, code, force))
+        return replace(placed, lost_keys=tuple(dict.fromkeys(lost + placed.lost_keys)))
+
+    def _send(self, env: Env, code: Root | None, force: bool = False, default: bool = False) -> PlacedCode:
+        roots = [root_at(env.working_dir)] if env.working_dir is not None else []
+        working_dir = roots[0].id if roots else None
+        roots += [root_at(folder) for folder in env.local_folders()]
+        for root in roots:
+            self._folders[root.id] = str(root.path)
+        deployed, synced = self.link.send(env, code, roots, working_dir, force, default)
+        return PlacedCode(deployed.name, synced, deployed.lost_keys, self)
 
     def ready_session(self, env: str) -> Session | None:
         """The session with an env's worker if there is one that calls can be sent on at once."""

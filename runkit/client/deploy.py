@@ -31,6 +31,7 @@ from runkit.model.env import Env
 from runkit.model.env_request import EnvRequest
 from runkit.model.requirements import Requirements
 from runkit.wire import places, problems
+from runkit.wire.names import DEFAULT_ENV
 
 _FETCH_S = 300.0
 """Seconds the host may take to look for an interpreter, which it may have to fetch."""
@@ -64,8 +65,7 @@ class _Plan:
     """What does not change when an install is tried again with more shipped."""
 
     request: EnvRequest
-    roots: tuple[SyncedRoot, ...]
-    working_dir: str | None
+    roots: tuple[Mapping[str, Any], ...]
     python: Mapping[str, Any]
     salt: int
 
@@ -75,7 +75,7 @@ class _Plan:
         if (
             self.request.setup_cmds
         ):  # they run in the working dir with the env's variables, and may do anything with them
-            shape += [self.request.variables, self.working_dir]
+            shape += [self.request.variables, self.request.working_dir]
         return digest(shape)[:32]
 
 
@@ -111,6 +111,7 @@ class Deployer:
         sync: Callable[[SyncedRoot], None] | None = None,
         force: bool = False,
         progress: Report = lambda event: None,
+        default: bool = False,
     ) -> Deployed:
         """Make the env on the cluster what it is asked to be.
 
@@ -121,20 +122,30 @@ class Deployer:
             sync: brings one root's mirror up to date; called for those that are not, before anything is built.
             force: resolve and build anew even where nothing changed.
             progress: told what happens.
+            default: it is the cluster's default env: it takes the place of the one there, unless that is this one with unnamed
+                envs on top.
 
         Raises:
             UsageError, ResolutionFailed, InterpreterNotFound, InstallFailed: see there; the env over there is as it was.
         """
         self._progress = progress
         while True:
-            wanted, request = self._asker.request(env, roots, working_dir, force, progress)
+            wanted, request = self._asker.request(env, roots, working_dir, force, progress, default)
+            # None: whatever the env is; somebody who asks for nothing does not change it.
+            asks = not default and self._asker.asks(env, wanted)
             body = {
-                # None: whatever the env is; somebody who asks for nothing does not change it.
-                "env": {"name": request.name, "request": request.digest if self._asker.asks(env, wanted) else None},
+                "env": {
+                    "name": request.name,
+                    "request": request.digest if asks else None,
+                    "base": request.base if default else None,
+                },
                 "roots": [{"id": root.id, "digest": root.digest} for root in roots],
             }
             answer = self._api.json("POST", "/v1/ensure", body)
             state = answer["env"]
+            if answer.get("name") == DEFAULT_ENV != request.name:
+                default = True  # the name that the default env was given
+                continue
             # What is asked for builds on what this session last saw there; another session may have changed it since.
             if not (state == "changed" and self._asker.is_stale(request.name)):
                 break
@@ -148,6 +159,8 @@ class Deployer:
             bring_roots()
             return Deployed(request.name, worker=answer.get("worker") or {}, request=request.digest)
         spec = self._asker.spec(request.name) if state != "missing" else {}
+        if default:
+            self._tell_of_another(request, spec)
         python, packed = self._find_python(request)
         lock = self._lock(env, wanted, request, spec, python["version"], force)
         if packed:
@@ -155,7 +168,12 @@ class Deployer:
             python["path"] = upload(self._api, f"/v1/pythons/{packed.name}", packed.path, title, self._progress)["path"]
         # A forced build has a folder of its own, also where its content is what it was.
         salt = time.time_ns() if force else int(spec.get("salt", 0)) if lock.digest == spec.get("locked") else 0
-        plan = _Plan(request, tuple(roots), working_dir, python, salt)
+        own = {
+            root.id: {"id": root.id, "digest": root.digest, "paths": list(root.paths)} for root in roots if root.always
+        }
+        if request.name == DEFAULT_ENV and not default:  # on top of what is there
+            own = {**{root["id"]: root for root in spec.get("roots") or ()}, **own}
+        plan = _Plan(request, tuple(own.values()), python, salt)
         shipment = self._shipment(env, wanted, lock)
         shipped: set[str] = set()
         if plan.build(lock) != spec.get("build"):
@@ -168,6 +186,14 @@ class Deployer:
             self._progress({"warning": "the host could not fetch everything; shipping it from here"})
             lock, shipped = shipment.send(lock, everything=True)
             return self._put(plan, lock, shipped)
+
+    def _tell_of_another(self, request: EnvRequest, spec: Mapping[str, Any]) -> None:
+        """Say what the default env had been asked to be, where it is replaced by another."""
+        if spec.get("lines") and spec.get("base") != request.base:
+            gone = sorted(set(spec["lines"]) - set(request.lines))
+            whose = f" {spec['alias']!r}" if spec.get("alias") else ""
+            what = f"; not asked for any more: {', '.join(gone)}" if gone else ""
+            self._progress({"warning": f"the cluster's default env{whose} is replaced{what}"})
 
     # -- making it
 
@@ -231,11 +257,14 @@ class Deployer:
             "packages": lock.pairs,
             "build": build,
             "salt": made.salt,
+            "roots": list(made.roots),
         }
         spec = {**request.to_spec(), **kept}
         plan = {
             "name": request.name,
             "request": request.digest,
+            "alias": request.alias,
+            "base": request.base,
             "build": build,
             "python": dict(python),
             "lock": lock.text(shipped),
@@ -243,10 +272,8 @@ class Deployer:
             "env_vars": dict(request.env_vars),
             "setup_cmds": list(request.setup_cmds),
             "compute": dict(request.compute),
-            "roots": [
-                {"id": root.id, "digest": root.digest, "paths": list(root.paths)} for root in made.roots if root.always
-            ],
-            "working_dir": made.working_dir,
+            "roots": list(made.roots),
+            "working_dir": request.working_dir,
             "spec": spec,
             "install_timeout": current().deadline(),
         }

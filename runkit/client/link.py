@@ -25,6 +25,7 @@ from runkit.client.upload import upload
 from runkit.errors import ConnectionLost, EnvNotFound, HostError, RunkitError
 from runkit.model.env import Env
 from runkit.transport import Transport
+from runkit.wire.names import DEFAULT_ENV
 
 
 def _named(root: Root | SyncedRoot) -> dict[str, Any]:
@@ -128,24 +129,39 @@ class Link:
     # -- envs and code
 
     def send(
-        self, env: Env, code: Root | None, own: Sequence[Root], working_dir: str | None, force: bool
+        self,
+        env: Env,
+        code: Root | None,
+        own: Sequence[Root],
+        working_dir: str | None,
+        force: bool,
+        default: bool = False,
     ) -> tuple[Deployed, list[dict[str, Any]]]:
         """Bring roots and env up to date.
 
         Args:
             code: the root that the env is sent for.
             own: the env's own roots: its working dir and its local folders.
+            default: it is the cluster's default env, whatever its own name.
 
         Returns:
             What it came to, and the roots as calls name them.
         """
-        with Progress(self.name) as shown, SetUp(env.target, env.install_timeout, shown) as progress:
-            return self._send(env, code, own, working_dir, force, progress)
+        name = DEFAULT_ENV if default else env.target
+        with Progress(self.name) as shown, SetUp(name, env.install_timeout, shown) as progress:
+            return self._send(env, code, own, working_dir, force, default, progress)
 
     def _send(
-        self, env: Env, code: Root | None, own: Sequence[Root], working_dir: str | None, force: bool, progress: SetUp
+        self,
+        env: Env,
+        code: Root | None,
+        own: Sequence[Root],
+        working_dir: str | None,
+        force: bool,
+        default: bool,
+        progress: SetUp,
     ) -> tuple[Deployed, list[dict[str, Any]]]:
-        lock, deployer = self._sender(env.target)
+        lock, deployer = self._sender(DEFAULT_ENV if default else env.target)
         with _waited(lock, progress):
             scanned: dict[str, tuple[Root, Manifest]] = {}
             for root in (*([code] if code else []), *own):
@@ -160,7 +176,9 @@ class Link:
             def sync(one: SyncedRoot) -> None:
                 self.sync(*scanned[one.id], progress)
 
-            deployed = deployer.send(env, synced, working_dir=working_dir, sync=sync, force=force, progress=progress)
+            deployed = deployer.send(
+                env, synced, working_dir=working_dir, sync=sync, force=force, progress=progress, default=default
+            )
             self.connection.expect(deployed.name, deployed.worker)
             if deployed.lost_keys:
                 lost = ", ".join(map(repr, deployed.lost_keys))
@@ -178,8 +196,12 @@ class Link:
             self._senders.setdefault(env, (threading.Lock(), deployer))  # others that asked meanwhile get the first one
         return self._senders[env]
 
-    def sync_only(self, env: str, code: Root | None) -> list[dict[str, Any]]:
-        """Bring a root up to date for an env that is there; gives it as calls name it.
+    def forget_env(self, env: str) -> None:
+        """That env is gone: what it was asked to be counts no more."""
+        self._senders.pop(env, None)
+
+    def sync_only(self, env: str, code: Root | None) -> tuple[str, list[dict[str, Any]]]:
+        """Bring a root up to date for an env that is there; gives the env's real name, and the root as calls name it.
 
         Raises:
             EnvNotFound: the env is not there.
@@ -192,12 +214,13 @@ class Link:
                 raise EnvNotFound(
                     f"cluster {self.name!r} has no env {env!r}: send it first, as rk.env(name={env!r}, ...)"
                 )
-            self.connection.expect(env, answer["worker"] or {})
+            name = answer["name"]
+            self.connection.expect(name, answer["worker"] or {})
             if code is None:
-                return []
+                return name, []
             if not answer["roots"].get(code.id):
                 self.sync(code, manifest, progress)
-            return [_named(code)]
+            return name, [_named(code)]
 
     def sync(self, root: Root, manifest: Manifest | None, progress: Report) -> None:
         """Bring the mirror of one root up to date."""

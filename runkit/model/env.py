@@ -102,6 +102,19 @@ class Env:
             raise UsageError(f"an env is sent to a cluster, not to {cluster!r}: see rk.cluster")
         return cluster.send_env(self, force=force)
 
+    @plainly
+    def status(self, cluster: Any) -> Any:
+        """What this env is on a cluster at the moment: its state, process, objects, size on disk. See `Cluster.env_status`.
+
+        What `to` returns has a `status()` of its own, which needs no cluster.
+
+        Raises:
+            EnvNotFound: it was not sent there, or was removed.
+        """
+        if not hasattr(cluster, "env_status"):
+            raise UsageError(f"an env has a status on a cluster, not on {cluster!r}: see rk.cluster")
+        return cluster.env_status(self)
+
     def __repr__(self) -> str:
         return f"Env({', '.join(f'{name}={value}' for name, value in self._shown())})"
 

@@ -35,6 +35,9 @@ class EnvRequest:
         conda: what the conda environment it lives in is asked to be, as JSON; None for a venv.
         secrets: names of its secrets, each with a fingerprint of its value that only this cluster's token can make.
         of_roots: what the requirements.txt of each package root it was sent for adds to `lines` and `constraints`.
+        alias: of the cluster's default env the name that the user gave it.
+        base: of the default env the digest of what the cluster was given as its default env; unnamed envs that were added on top of
+            it leave that as it is.
     """
 
     name: str
@@ -50,6 +53,8 @@ class EnvRequest:
     conda: Mapping[str, Any] | None = None
     secrets: Mapping[str, str] = field(default_factory=dict)
     of_roots: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    alias: str = ""
+    base: str = ""
 
     @property
     def resolution(self) -> str:
@@ -92,7 +97,14 @@ class EnvRequest:
             conda=self.conda or kept.conda,
             secrets={**kept.secrets, **self.secrets},
             indexes=self.indexes if set(self.lines) - set(kept.lines) else kept.indexes,
+            alias=kept.alias,
+            base=kept.base,
         )
+
+    def as_default(self, alias: str) -> EnvRequest:
+        """This request as the cluster's default env, of that name."""
+        named = replace(self, alias=alias)
+        return replace(named, base=named.digest)
 
 
 def merge(kept: Requirements, added: Requirements, installed: Mapping[str, str]) -> Requirements:

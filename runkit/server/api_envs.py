@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from runkit.errors import EnvError, UsageError
+from runkit.server import gc
 from runkit.server.head import Head
 from runkit.server.http import body
 from runkit.server.in_time import in_time
@@ -39,8 +40,8 @@ async def ensure(request: web.Request) -> web.Response:
     asked = await body(request)
     answer: dict[str, Any] = {"env": None, "roots": {}, "worker": None}
     if env := asked.get("env"):
-        name = env.get("name") or DEFAULT_ENV
-        answer["env"] = head.envs.ask_state(name, env.get("request"))
+        name = answer["name"] = head.envs.real_name(env.get("name") or DEFAULT_ENV)
+        answer["env"] = head.envs.ask_state(name, env.get("request"), env.get("base"))
         if answer["env"] == "ready":
             try:
                 answer["worker"] = await head.envs.worker(name)
@@ -60,8 +61,27 @@ def _present(head: Head, roots: list[dict[str, str]]) -> dict[str, bool]:
 
 @routes.get("/v1/envs")
 async def list_envs(request: web.Request) -> web.Response:
-    """All envs."""
-    return web.json_response({"envs": (await request.app[HEAD].status())["envs"]})
+    """All envs; with `?sizes=1` what each takes on disk, in bytes."""
+    head = request.app[HEAD]
+    envs = (await head.status())["envs"]
+    if request.query.get("sizes"):
+        folders = [head.settings.home / "envs" / str(env["build"]) for env in envs.values()]
+        sizes = await asyncio.to_thread(lambda: [gc.disk_size(folder) for folder in folders])
+        envs = {name: {**env, "size": size} for (name, env), size in zip(envs.items(), sizes, strict=True)}
+    return web.json_response({"envs": envs})
+
+
+@routes.post("/v1/gc")
+async def collect(request: web.Request) -> web.Response:
+    """Remove what is of no more use; {"everything": also what was used lately, "dry_run": only say}. {"removed": …, "size": bytes}."""
+    asked = await body(request)
+    removed = await asyncio.to_thread(
+        gc.collect,
+        request.app[HEAD].settings.home,
+        everything=bool(asked.get("everything")),
+        dry_run=bool(asked.get("dry_run")),
+    )
+    return web.json_response({"removed": [one.as_json() for one in removed], "size": sum(one.size for one in removed)})
 
 
 @routes.get("/v1/envs/{name}/spec")
@@ -172,6 +192,5 @@ async def keys(request: web.Request) -> web.Response:
     head = request.app[HEAD]
     await head.directory.settled.wait()
     env = request.query.get("env")
-    if env is not None:
-        head.envs.get(env)
-    return web.json_response({"keys": head.directory.keys(env)})
+    name = None if env is None else head.envs.get(env).name
+    return web.json_response({"keys": head.directory.keys(name)})

@@ -10,6 +10,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -70,7 +71,15 @@ async def missing(request: web.Request) -> web.Response:
     """Which wheels are not in this host's store."""
     wheels = request.app[HEAD].settings.home / "wheels"
     wanted = [_checked(_SHA256, one, "sha256") for one in (await body(request))["sha256"]]
-    return web.json_response({"missing": [one for one in wanted if not any((wheels / one).glob("*"))]})
+    return web.json_response({"missing": [one for one in wanted if not _there(wheels / one)]})
+
+
+def _there(folder: Path) -> bool:
+    """Whether a wheel is there; somebody is about to use it, so it is not the time to collect it."""
+    with suppress(OSError):
+        os.utime(folder)
+        return any(folder.iterdir())
+    return False
 
 
 @routes.put("/v1/wheels/{sha256}/{filename}")

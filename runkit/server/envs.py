@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
-from runkit.errors import EnvError, EnvNotFound, InstallFailed, RunkitError, ServerError
-from runkit.server import servlets
-from runkit.server.default_env import default_plan
+from runkit.errors import EnvError, EnvNotFound, InstallFailed, RunkitError, ServerError, UsageError
+from runkit.server import default_env, servlets
 from runkit.server.directory import Directory
 from runkit.server.ray_cluster import RayCluster
 from runkit.server.servlets import Servlet
@@ -23,6 +22,9 @@ WATCH_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 WORKER_SECONDS = 10.0
 """How long whoever asks for a worker waits for one that is being started."""
+
+DEFAULT_SECONDS = 60.0
+"""How long the server's start waits for a default env that somebody asked for."""
 
 GIVE_UP_SECONDS = 10.0
 """How long what is being built may take to end."""
@@ -66,6 +68,7 @@ class Env:
         )
         return {
             "state": word, "build": self.plan.get("build"), "request": self.plan.get("request"), "python": self.plan.get("python"),
+            "alias": self.plan.get("alias") or "", "packages": len(self.plan.get("packages") or ()),
             "worker": self.worker, "keys": keys, "compute": self.plan.get("compute") or {}, "restarts": self.state["restarts"],
             "failure": self.state["failure"],
         }  # fmt: skip
@@ -96,12 +99,17 @@ class Envs:
             if plan.get("name") == file.stem and plan.get("build"):
                 self._envs[file.stem] = Env(file.stem, plan)
         if DEFAULT_ENV not in self._envs:
-            self._envs[DEFAULT_ENV] = Env(DEFAULT_ENV, default_plan(settings))
+            self._envs[DEFAULT_ENV] = Env(DEFAULT_ENV, default_env.default_plan(settings))
 
     # -- looking
 
     def names(self) -> list[str]:
         return sorted(self._envs)
+
+    def real_name(self, name: str) -> str:
+        """The name itself, but the default env's where it is what the user calls that."""
+        alias = self._envs[DEFAULT_ENV].plan.get("alias")
+        return DEFAULT_ENV if name == alias and name not in self._envs else name
 
     def get(self, name: str) -> Env:
         """The env of that name.
@@ -110,7 +118,7 @@ class Envs:
             EnvNotFound: there is none.
         """
         try:
-            return self._envs[name]
+            return self._envs[self.real_name(name)]
         except KeyError:
             raise EnvNotFound(f"the cluster has no env {name!r}; it has {', '.join(map(repr, self.names()))}") from None
 
@@ -122,7 +130,7 @@ class Envs:
         """
         env = self.get(name)
         if env.servlet is None:
-            await self.up(name)
+            await self.up(env.name)
         deadline = time.monotonic() + WORKER_SECONDS
         while env.worker is None:
             left = deadline - time.monotonic()
@@ -142,12 +150,18 @@ class Envs:
                 env.hear(await asyncio.wait_for(env.servlet.ask("state"), LOOK_SECONDS))
         return env.state
 
-    def ask_state(self, name: str, request: str | None) -> str:
-        """How the env compares with what a client wants: "ready", "changed" or "missing"."""
+    def ask_state(self, name: str, request: str | None, base: str | None = None) -> str:
+        """How the env compares with what a client wants: "ready", "changed" or "missing".
+
+        Args:
+            request: what it should have been asked to be; None: whatever it is.
+            base: of the default env, what it should have been made of; None: whatever it is.
+        """
         env = self._envs.get(name)
         if env is None:
             return "missing"
-        return "ready" if request is None or env.plan.get("request") == request else "changed"
+        wanted = {"request": request, "base": base}
+        return "ready" if all(value in (None, env.plan.get(field)) for field, value in wanted.items()) else "changed"
 
     async def death(self, name: str, generation: int) -> dict[str, Any] | None:
         """How that worker ended; None if it runs, or nobody knows."""
@@ -160,6 +174,31 @@ class Envs:
         return None
 
     # -- making
+
+    async def prepare(self) -> None:
+        """Have what the first default env needs; Ray may be on its way up."""
+        if self.get(DEFAULT_ENV).plan["build"] == default_env.build_name():
+            await asyncio.to_thread(default_env.ensure, self._settings)
+
+    async def start(self) -> None:
+        """Bring the default env up.
+
+        One that somebody asked for does not keep the server from starting: who uses it hears what is wrong with it.
+
+        Raises:
+            RunkitError: the first one, which holds nothing but Ray, does not come up.
+        """
+        env = self.get(DEFAULT_ENV)
+        plain = env.plan["build"] == default_env.build_name()
+        try:
+            await asyncio.wait_for(self.up(DEFAULT_ENV), None if plain else DEFAULT_SECONDS)
+        except (TimeoutError, asyncio.TimeoutError):
+            log.warning("the default env is not up after %g s: the server starts without it", DEFAULT_SECONDS)
+        except RunkitError as error:
+            if plain:
+                raise
+            log.error("the default env does not come up: %s", error)
+            env.hear({**env.state, "failure": str(error)})
 
     async def up(self, name: str) -> None:
         """Have the env run as its kept plan says, if it does not yet.
@@ -192,6 +231,12 @@ class Envs:
             given_up: once it is set, nobody wants this any more: what is being built is ended, and the env is as it was.
         """
         name = check_name("env", plan["name"])
+        if (alias := plan.get("alias")) and alias in self._envs and alias != name:
+            error = UsageError(
+                f"the cluster has an env {alias!r} of its own: remove it, or give the default env another name"
+            )
+            yield {"error": problems.to_json(error)}
+            return
         with self._noted(name, given_up):
             if self._lock(name).locked():
                 yield {"phase": "wait for another change of the same env"}
@@ -351,6 +396,7 @@ class Envs:
         self, name: str, why: str, generation: int | None = None, only_call: tuple[str, int] | None = None
     ) -> dict[str, Any]:
         """Replace the env's worker (only if it is of that generation, and at that call and no other); {lost: keys, worker}."""
+        name = self.real_name(name)
         # Whoever ends a call does not wait until somebody else's build has ended; the servlet replaces its worker once at a time.
         async with self._lock(name) if only_call is None else nullcontext():
             env = self.get(name)
@@ -369,8 +415,9 @@ class Envs:
     async def delete(self, name: str) -> list[str]:
         """End the env, or what is being made of it, and forget it; gives the keys that went with it.
 
-        The default env comes back empty.
+        The default env comes back as it was before anybody asked for anything in it.
         """
+        name = self.real_name(name)
         if not self._wanted.get(name):
             self.get(name)
         self._give_up(name)
@@ -383,7 +430,8 @@ class Envs:
             (self._settings.envs / f"{name}.json").unlink(missing_ok=True)
             del self._envs[name]
             if name == DEFAULT_ENV:
-                self._envs[name] = Env(name, default_plan(self._settings))
+                await asyncio.to_thread(default_env.ensure, self._settings)
+                self._envs[name] = Env(name, default_env.default_plan(self._settings))
         if name == DEFAULT_ENV:
             await self.up(name)
         return sorted(lost)

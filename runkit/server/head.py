@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 from runkit import __version__
 from runkit.errors import RunkitError, ServerError
-from runkit.server import default_env, incoming
+from runkit.server import gc, incoming
 from runkit.server.directory import Directory
 from runkit.server.envs import Envs
 from runkit.server.hostinfo import host_facts
@@ -19,7 +20,10 @@ from runkit.server.mirror import Mirror
 from runkit.server.ray_cluster import RayCluster, address
 from runkit.server.relay import Client
 from runkit.server.settings import Settings
-from runkit.wire.names import DEFAULT_ENV
+
+FIRST_COLLECT_SECONDS = 60.0
+COLLECT_SECONDS = 3600.0
+"""After its start, and how often from then on, the server looks for what is of no more use."""
 
 log = logging.getLogger("runkit.server")
 
@@ -58,10 +62,21 @@ class Head:
         self._control = await self.directory.listen(self.settings.control)
         for folder in ("wheels", "python"):
             self.spawn(asyncio.to_thread(incoming.sweep, self.settings.home / folder))
-        await asyncio.gather(self._connect_to_ray(), asyncio.to_thread(default_env.ensure, self.settings))
+        await asyncio.gather(self._connect_to_ray(), self.envs.prepare())
         self.directory.settled.set()
         self.envs.ray_up.set()
-        await self.envs.up(DEFAULT_ENV)
+        await self.envs.start()
+        self.spawn(self._collect())
+
+    async def _collect(self) -> None:
+        """Remove now and then what nobody uses any more."""
+        for pause in itertools.chain([FIRST_COLLECT_SECONDS], itertools.repeat(COLLECT_SECONDS)):
+            await asyncio.sleep(pause)
+            gc.touch_code(self.settings.code)
+            removed = await asyncio.to_thread(gc.collect, self.settings.home)
+            if removed:
+                size = sum(one.size for one in removed)
+                log.info("removed %d folders that nobody uses, %.0f MB", len(removed), size / 1e6)
 
     async def _connect_to_ray(self) -> None:
         try:

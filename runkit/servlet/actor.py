@@ -18,6 +18,7 @@ from runkit.servlet.keeper import Keeper
 from runkit.servlet.processes import MARK
 from runkit.servlet.programs import Emit
 from runkit.servlet.spawn import WorkerSpec, clean_environment
+from runkit.servlet.uses import Uses
 from runkit.wire import problems
 from runkit.wire.installers import is_disk_full
 
@@ -45,6 +46,7 @@ class EnvServlet:
         self._plan: dict[str, Any] = {}
         self._install_lock = threading.Lock()
         self._builds: dict[str, threading.Event] = {}
+        self._uses = Uses(Path(place["home"]))
 
     def pid(self) -> int:
         """The actor's own process."""
@@ -93,7 +95,13 @@ class EnvServlet:
         # Found by this where server and Ray are killed. No env has that name: what a set-up command leaves is no worker's to end.
         environment[MARK] = f"{self._place['mark']}:(build)"
         place = {name: Path(self._place[name]) for name in ("home", "uv")}
-        return install(plan, **place, environment=environment, emit=emit, given_up=given_up)
+        new = self._uses.hold(plan["build"])
+        try:
+            return install(plan, **place, environment=environment, emit=emit, given_up=given_up)
+        except BaseException:
+            if new:
+                self._uses.end(plan["build"])
+            raise
 
     def give_up(self, ticket: str | None = None) -> None:
         """End the build of that ticket, also if it has not come yet; without one, all there are."""
@@ -125,6 +133,7 @@ class EnvServlet:
             emit({"phase": "replace the worker"})
             keeper.replace("the env was changed", spec)
             done["replaced_worker"] = True
+            self._uses.only({built.build})
         self._plan = plan
         return {**done, **keeper.state()}
 
