@@ -21,10 +21,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from runkit.client.markers import enclosing, unfit
 from runkit.errors import RootError
 from runkit.wire import places
 
-MARKERS = (".git", "setup.py", "setup.cfg", "pyproject.toml", "requirements.txt")
 _MAIN = ("__main__", "__mp_main__")
 
 
@@ -137,17 +137,6 @@ def root_at(folder: str | os.PathLike[str]) -> Root:
     return _root(path)
 
 
-def enclosing(folder: str | os.PathLike[str]) -> Path | None:
-    """The first folder upwards, beginning with `folder`, that holds a marker; None if there is none that counts."""
-    path = Path(os.path.abspath(folder))
-    for place in (path, *path.parents):
-        if _unfit(place):
-            return None
-        if any(os.path.lexists(place / marker) for marker in MARKERS):
-            return place
-    return None
-
-
 def _session_root() -> Root | None:
     """The root of `__main__`: around the script's folder, or for `-c`, notebooks and prompts around the current folder.
 
@@ -165,7 +154,7 @@ def _session_root() -> Root | None:
         base = _import_base(file, spec.name) if spec is not None else None
         start = base or Path(os.path.abspath(file)).parent
     found = enclosing(start) or start
-    return None if _unfit(found) else _root(found, start)
+    return None if unfit(found) else _root(found, start)
 
 
 def _locate_instance(obj: Any) -> Location:
@@ -255,24 +244,9 @@ def _is_installed(file: str) -> bool:
     return path.startswith(_installed_folders()) or os.path.realpath(file).startswith(_installed_folders())
 
 
-def _unfit(folder: str | os.PathLike[str]) -> str | None:
-    """What a folder is that can never be a root; None for one that can."""
-    path = os.path.realpath(folder)
-    if path == "/":
-        return "the whole file system"
-    temporary = {os.environ.get(name) or "/tmp" for name in ("TMPDIR", "TEMP", "TMP")} | {"/tmp", "/var/tmp"}
-    if path in map(os.path.realpath, temporary):
-        return "the folder for temporary files"
-    if path == os.path.realpath(os.path.expanduser("~")):
-        return "your home folder"
-    if os.path.dirname(path) in ("/home", "/Users") or path == "/root":
-        return "a home folder"
-    return None
-
-
 def _root(folder: Path, start: Path | None = None) -> Root:
     path = Path(os.path.realpath(folder))
-    what = _unfit(path)
+    what = unfit(path)
     if what is not None:
         raise RootError(
             f"the package root would be {path}, which is {what}. Put the code into a folder of its own with a "

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from runkit.client import roots
+from runkit.client import markers, roots
 from runkit.errors import RootError
 from tests.sync.mirrored import git, write
 
 _SAY = """
 import dataclasses, json
-from runkit.client import roots
+from runkit.client import markers, roots
 from runkit.errors import RootError
 def say(*objects):
     for obj in objects:
@@ -67,10 +67,10 @@ def test_module_of_a_package(tmp_path: Path) -> None:
     assert bound[4] == "it is a method of an object"
 
 
-@pytest.mark.parametrize("marker", roots.MARKERS)
+@pytest.mark.parametrize("marker", markers.MARKERS)
 def test_markers(tmp_path: Path, marker: str) -> None:
     write(tmp_path / "p", {marker: "", "deep/er/m.py": ""})
-    assert roots.enclosing(tmp_path / "p/deep/er") == tmp_path / "p"
+    assert markers.enclosing(tmp_path / "p/deep/er") == tmp_path / "p"
     assert roots.locate(tmp_path / "p/deep/er/m.py").root == roots.root_at(tmp_path / "p")
 
 
@@ -195,7 +195,7 @@ def test_home_folder(home: Path) -> None:
     with pytest.raises(RootError, match="your home folder"):
         roots.root_at("~")
     write(home, {"code/m.py": _HELPER})
-    assert roots.enclosing(home / "code") is None
+    assert markers.enclosing(home / "code") is None
     (found,) = _python(home / "code", "-c", "from say import say; import m; say(m.f)")
     assert found == [str(home / "code"), [""], "m", "f", None]
 
@@ -212,7 +212,7 @@ def test_folders_that_are_no_root(folder: str, monkeypatch: pytest.MonkeyPatch) 
 def test_markers_in_the_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"tmp/requirements.txt": "", "tmp/x/a.py": "", "setup.py": ""})
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    assert roots.enclosing(tmp_path / "tmp/x") is None
+    assert markers.enclosing(tmp_path / "tmp/x") is None
     assert roots.locate(tmp_path / "tmp/x/a.py").root == roots.root_at(tmp_path / "tmp/x")
 
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from runkit.model.digest import digest
-
 Source = Literal["index", "archive", "directory", "vcs", "editable", "conda"]
 Kind = Literal["venv", "virtualenv", "conda", "system"]
 RootKind = Literal["editable", "path", "pythonpath", "pth", "cwd"]
@@ -156,6 +154,8 @@ class LocalEnvironment:
 
     def digest(self) -> str:
         """Names what is installed and where code comes from; not the code in editable installs and import roots."""
+        from runkit.model.digest import digest  # noqa: PLC0415  (as packaging above)
+
         return digest(
             {
                 "python": [self.python, self.implementation, self.platform, self.kind],

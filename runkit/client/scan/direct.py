@@ -1,0 +1,59 @@
+"""What direct_url.json says (PEP 610): where a distribution came from, without credentials."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from runkit.client.scan.model import Source
+
+_VARIABLES = r"\$\{[A-Za-z0-9-_]+\}(:\$\{[A-Za-z0-9-_]+\})?"  # PEP 610 lets references to variables stay
+_SECRET = r"(?i)([?&;](?:access_token|private_token|token|sig|signature|password|x-amz-[a-z-]+|x-goog-[a-z-]+)=)[^&;#]*"
+_CACHES = ("/pypoetry/artifacts/", "/pypoetry/cache/artifacts/")  # poetry before 1.2 noted where its download lay
+
+
+def clean(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without the credentials a URL may carry; tools should have left them out, not all did."""
+    return {**found, "url": without_credentials(found["url"])}
+
+
+def without_credentials(url: str) -> str:
+    """The URL without user and password; the user stays where it is no secret (`ssh://git@…`)."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return url
+    authority, slash, path = rest.partition("/")
+    login, at, host = authority.rpartition("@")
+    if at and not re.fullmatch(_VARIABLES, login):
+        user = login.partition(":")[0]
+        keep = user if "ssh" in scheme else ""
+        authority = f"{keep}@{host}" if keep else host
+    return scheme + mark + authority + slash + (re.sub(_SECRET, r"\1", path) if "=" in path else path)
+
+
+def folder(found: Mapping[str, Any] | None) -> str | None:
+    """The local folder or file it names, with links resolved; None for something elsewhere."""
+    if not found or not found["url"].lower().startswith("file:"):
+        return None
+    path = unquote(urlsplit(found["url"]).path)
+    inside = found.get("subdirectory")
+    if isinstance(inside, str) and isinstance(found.get("dir_info"), Mapping):
+        path = os.path.join(path, inside)
+    return os.path.realpath(path)
+
+
+def source_of(found: Mapping[str, Any] | None) -> Source:
+    """What kind of source it names."""
+    if not found:
+        return "index"
+    if isinstance(found.get("vcs_info"), Mapping):
+        return "vcs"
+    about = found.get("dir_info")
+    if isinstance(about, Mapping):
+        return "editable" if about.get("editable") is True else "directory"
+    if isinstance(found.get("archive_info"), Mapping):
+        return "index" if any(part in found["url"] for part in _CACHES) else "archive"
+    return "index"
