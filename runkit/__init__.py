@@ -29,6 +29,7 @@ _PLACES = {
     "Env": "runkit.model.env",
     "Package": "runkit.model.package",
     "Secret": "runkit.model.secret",
+    "PackageSync": "runkit.model.package_sync",
 }
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Function",
     "Module",
     "Package",
+    "PackageSync",
     "RemoteObject",
     "Secret",
     "cluster",
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from runkit.client.remote import RemoteObject, fetch
     from runkit.model.env import Env, env
     from runkit.model.package import Package
+    from runkit.model.package_sync import PackageSync
     from runkit.model.secret import Secret
 
     here: Cluster

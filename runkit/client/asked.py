@@ -87,6 +87,7 @@ class Asker:
             compute=env.compute,
             working_dir=working_dir if env.working_dir else None,
             indexes=index_settings(env.folder),
+            sync=env.package_sync.level if env.package_sync else "",
         )
         if default:
             wanted = self._with_ray(wanted)

@@ -294,12 +294,14 @@ class Connected:
         return replace(placed, lost_keys=tuple(dict.fromkeys(lost + placed.lost_keys)))
 
     def _send(self, env: Env, code: Root | None, force: bool = False, default: bool = False) -> PlacedCode:
+        link = self.link
+        replica = link.replica(env) if env.package_sync else None
         roots = [root_at(env.working_dir)] if env.working_dir is not None else []
         working_dir = roots[0].id if roots else None
         roots += [root_at(folder) for folder in env.local_folders()]
-        for root in roots:
+        for root in (*roots, *(replica.roots if replica else ())):
             self._folders[root.id] = str(root.path)
-        deployed, synced = self.link.send(env, code, roots, working_dir, force, default)
+        deployed, synced = link.send(env, code, roots, working_dir, force, default, replica)
         return PlacedCode(deployed.name, synced, deployed.lost_keys, self)
 
     def ready_session(self, env: str) -> Session | None:

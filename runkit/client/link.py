@@ -17,6 +17,8 @@ from runkit.client.connection import Connection
 from runkit.client.deploy import Deployed, Deployer
 from runkit.client.manifest import Manifest, scan
 from runkit.client.progress import Progress, Report
+from runkit.client.replicate import Replica, add_roots, replicate
+from runkit.client.resolve import resolve
 from runkit.client.roots import Root, client_id
 from runkit.client.serving import find_server, was_killed
 from runkit.client.session import Session
@@ -136,6 +138,7 @@ class Link:
         working_dir: str | None,
         force: bool,
         default: bool = False,
+        replica: Replica | None = None,
     ) -> tuple[Deployed, list[dict[str, Any]]]:
         """Bring roots and env up to date.
 
@@ -143,6 +146,7 @@ class Link:
             code: the root that the env is sent for.
             own: the env's own roots: its working dir and its local folders.
             default: it is the cluster's default env, whatever its own name.
+            replica: what it is sent as, if it replicates the local environment.
 
         Returns:
             What it came to, and the roots as calls name them.
@@ -168,6 +172,9 @@ class Link:
                 if root.id not in scanned:
                     scanned[root.id] = (root, scan(root))
             always = {root.id for root in own}
+            if replica is not None:
+                replica.solver.progress = progress
+                scanned, always = add_roots(replica, scanned, always, progress)
             synced = [
                 SyncedRoot(root.id, manifest.digest, str(root.path), root.paths, root.id in always)
                 for root, manifest in scanned.values()
@@ -177,7 +184,14 @@ class Link:
                 self.sync(*scanned[one.id], progress)
 
             deployed = deployer.send(
-                env, synced, working_dir=working_dir, sync=sync, force=force, progress=progress, default=default
+                replica.env if replica else env,
+                synced,
+                working_dir=working_dir,
+                sync=sync,
+                force=force,
+                progress=progress,
+                default=default,
+                resolve=replica.solver if replica else resolve,
             )
             self.connection.expect(deployed.name, deployed.worker)
             if deployed.lost_keys:
@@ -188,6 +202,10 @@ class Link:
                     }
                 )
             return deployed, [_named(root) for root in synced]
+
+    def replica(self, env: Env) -> Replica:
+        """What an env with `package_sync` is sent as to this host."""
+        return replicate(env, self._sender(env.target)[1].host)
 
     def _sender(self, env: str) -> tuple[threading.Lock, Deployer]:
         """What sends one env, and the lock for it: while that is installed, others can be sent."""

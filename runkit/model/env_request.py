@@ -34,6 +34,7 @@ class EnvRequest:
         indexes: a digest of the index settings that the requirements are resolved with.
         conda: what the conda environment it lives in is asked to be, as JSON; None for a venv.
         secrets: names of its secrets, each with a fingerprint of its value that only this cluster's token can make.
+        sync: how strictly the local environment is replicated ("near", "strict", "as-is"); "" if it is not.
         of_roots: what the requirements.txt of each package root it was sent for adds to `lines` and `constraints`.
         alias: of the cluster's default env the name that the user gave it.
         base: of the default env the digest of what the cluster was given as its default env; unnamed envs that were added on top of
@@ -52,6 +53,7 @@ class EnvRequest:
     indexes: str
     conda: Mapping[str, Any] | None = None
     secrets: Mapping[str, str] = field(default_factory=dict)
+    sync: str = ""
     of_roots: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     alias: str = ""
     base: str = ""
@@ -59,7 +61,7 @@ class EnvRequest:
     @property
     def resolution(self) -> str:
         """Names what decides which packages there are: with the same, the env's lock is kept."""
-        return digest([self.lines, self.constraints, self.python, self.indexes, self.conda])
+        return digest([self.lines, self.constraints, self.python, self.indexes, self.conda, self.sync])
 
     @property
     def variables(self) -> str:
@@ -96,6 +98,7 @@ class EnvRequest:
             working_dir=self.working_dir or kept.working_dir,
             conda=self.conda or kept.conda,
             secrets={**kept.secrets, **self.secrets},
+            sync=self.sync or kept.sync,
             indexes=self.indexes if set(self.lines) - set(kept.lines) else kept.indexes,
             alias=kept.alias,
             base=kept.base,
