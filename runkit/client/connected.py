@@ -295,7 +295,7 @@ class Connected:
 
     def _send(self, env: Env, code: Root | None, force: bool = False, default: bool = False) -> PlacedCode:
         link = self.link
-        replica = link.replica(env) if env.package_sync else None
+        replica = link.replica(env, default) if env.package_sync else None
         roots = [root_at(env.working_dir)] if env.working_dir is not None else []
         working_dir = roots[0].id if roots else None
         roots += [root_at(folder) for folder in env.local_folders()]

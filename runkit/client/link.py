@@ -153,7 +153,7 @@ class Link:
         """
         name = DEFAULT_ENV if default else env.target
         with Progress(self.name) as shown, SetUp(name, env.install_timeout, shown) as progress:
-            return self._send(env, code, own, working_dir, force, default, progress)
+            return self._send(env, code, own, working_dir, force, default, replica, progress)
 
     def _send(
         self,
@@ -163,6 +163,7 @@ class Link:
         working_dir: str | None,
         force: bool,
         default: bool,
+        replica: Replica | None,
         progress: SetUp,
     ) -> tuple[Deployed, list[dict[str, Any]]]:
         lock, deployer = self._sender(DEFAULT_ENV if default else env.target)
@@ -203,9 +204,10 @@ class Link:
                 )
             return deployed, [_named(root) for root in synced]
 
-    def replica(self, env: Env) -> Replica:
-        """What an env with `package_sync` is sent as to this host."""
-        return replicate(env, self._sender(env.target)[1].host)
+    def replica(self, env: Env, default: bool = False) -> Replica:
+        """What an env with `package_sync` is sent as to this host; `default` as for `send`."""
+        name = DEFAULT_ENV if default else env.target
+        return replicate(env, self._sender(name)[1].host, with_ray=name == DEFAULT_ENV)
 
     def _sender(self, env: str) -> tuple[threading.Lock, Deployer]:
         """What sends one env, and the lock for it: while that is installed, others can be sent."""

@@ -11,7 +11,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from runkit.model.digest import digest
-from runkit.model.requirements import GIT, TREE, Requirements
+from runkit.model.requirements import FILE, GIT, TREE, Requirements
 
 _CONTENT = re.compile(rf"({TREE}|{GIT})[^/]*/(?P<name>[\w.-]+)")
 """A requirement line that names a source tree or a commit by its content."""
@@ -143,6 +143,8 @@ def merge(kept: Requirements, added: Requirements, installed: Mapping[str, str])
 
 
 def _name(line: str) -> str | None:
+    if line.startswith(FILE):
+        return canonicalize_name(re.split(r"-(?=\d)", line.split("/")[2])[0])
     if named := _CONTENT.match(line):
         return canonicalize_name(named["name"])
     parsed = _parse(line)

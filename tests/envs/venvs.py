@@ -61,7 +61,7 @@ class Client:
 
     def plan(self, venv: Venv, sync: rk.PackageSync | bool = True, name: str = "e", **options: Any) -> Replica:
         asked = rk.env(name=name, package_sync=sync, **options)
-        return replicate(asked, self.deployer.host, self._hear, local=scan(str(venv.python)))
+        return replicate(asked, self.deployer.host, self._hear, scan(str(venv.python)), with_ray=name is None)
 
     def deploy(self, replica: Replica) -> Deployed:
         self.host.calls.clear()

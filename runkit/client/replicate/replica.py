@@ -69,6 +69,7 @@ def replicate(
     host: Mapping[str, Any],
     progress: Report = lambda event: None,
     local: LocalEnvironment | None = None,
+    with_ray: bool = False,
 ) -> Replica:
     """Plan an env for a host.
 
@@ -77,16 +78,17 @@ def replicate(
         host: what the server's status says under `host`.
         progress: told what is left out or differs, once that is solved.
         local: what a scan found; the running interpreter is scanned when not given.
+        with_ray: it becomes the cluster's default env, or part of it, which has Ray and what that needs.
 
     Raises:
         SyncRefused: it cannot be replicated as strictly as asked; nothing was changed.
     """
     sync = env.package_sync
     assert sync is not None  # the caller looked
-    if sync.strict == AS_IS and env.name is None:
+    if sync.strict == AS_IS and with_ray:
         raise UsageError(
             'PackageSync(strict="as-is") takes no notice of what packages need, and the default env has to have what Ray '
-            "needs: give the env a name"
+            "needs: give the env a name of its own"
         )
     local = local or scan()
     if local.implementation != platform.python_implementation().lower():
