@@ -107,7 +107,7 @@ class Asker:
             env.name is not None
             or not only_ray
             or any([env.reqs, env.setup_cmds, env.variables(), env.compute, env.python, env.working_dir])
-            or any([env.conda, env.secrets, env.package_sync, env.lock])
+            or any([env.conda, env.secrets, env.package_sync, env.lock_file])
         )
 
     def _on_default(self, env: Env, wanted: Requirements, request: EnvRequest) -> tuple[Requirements, EnvRequest]:

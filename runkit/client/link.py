@@ -17,7 +17,7 @@ from runkit.client.connection import Connection
 from runkit.client.deploy import Deployed, Deployer
 from runkit.client.manifest import Manifest, scan
 from runkit.client.progress import Progress, Report
-from runkit.client.replicate import Replica, add_roots, replicate
+from runkit.client.replicate import Replica, add_roots, prepare
 from runkit.client.resolve import resolve
 from runkit.client.roots import Root, client_id
 from runkit.client.serving import find_server, was_killed
@@ -204,10 +204,12 @@ class Link:
                 )
             return deployed, [_named(root) for root in synced]
 
-    def replica(self, env: Env, default: bool = False) -> Replica:
-        """What an env with `package_sync` is sent as to this host; `default` as for `send`."""
+    def replica(self, env: Env, default: bool = False) -> Replica | None:
+        """What an env that replicates the local environment, or a lock, is sent as; `default` as for `send`."""
+        if env.package_sync is None and env.lock_file is None:
+            return None
         name = DEFAULT_ENV if default else env.target
-        return replicate(env, self._sender(name)[1].host, with_ray=name == DEFAULT_ENV)
+        return prepare(env, self._sender(name)[1].host, with_ray=name == DEFAULT_ENV)
 
     def _sender(self, env: str) -> tuple[threading.Lock, Deployer]:
         """What sends one env, and the lock for it: while that is installed, others can be sent."""

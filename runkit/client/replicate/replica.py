@@ -1,4 +1,4 @@
-"""An env that replicates the local environment, as the ordinary way of an env takes it: requirements, roots, and how to resolve."""
+"""An env that replicates the local environment, or a lock, as the ordinary way of an env takes it: requirements, roots, how to resolve."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from runkit.client.host_platform import Platform
 from runkit.client.manifest import Manifest
 from runkit.client.manifest import scan as scan_root
 from runkit.client.progress import Report
+from runkit.client.replicate.locked import FromLock
 from runkit.client.replicate.plan import Plan, make_plan
 from runkit.client.replicate.solve import Solver
 from runkit.client.roots import Root, root_at
@@ -26,7 +27,7 @@ from runkit.wire import places
 
 @dataclass(frozen=True, repr=False)
 class ReplicatedEnv(Env):
-    """An env whose requirements are those of a plan, and then its own `reqs`."""
+    """An env whose requirements are those of a plan or a lock, and then its own `reqs`."""
 
     replicated: Requirements = field(default_factory=Requirements, hash=False)
 
@@ -45,23 +46,40 @@ class ReplicatedEnv(Env):
 
 @dataclass(frozen=True)
 class Replica:
-    """What is sent instead of an env that asks for package sync.
+    """What is sent instead of an env that asks for package sync, or is made of a lock.
 
     Attributes:
-        env: the same env with the plan's requirements and Python.
+        env: the same env with the requirements of the plan or the lock, and the plan's Python.
         roots: folders to sync with it.
         optional: ids of those without which no package is missing.
         solver: resolves its requirements.
     """
 
     env: Env
-    roots: tuple[Root, ...]
-    optional: frozenset[str]
-    solver: Solver
+    solver: Solver | FromLock
+    roots: tuple[Root, ...] = ()
+    optional: frozenset[str] = frozenset()
 
     @property
     def plan(self) -> Plan:
+        """What becomes of each package; once it is solved, with the versions over there."""
+        assert isinstance(self.solver, Solver), "a lock is no plan"
         return self.solver.plan
+
+
+def prepare(env: Env, host: Mapping[str, Any], with_ray: bool = False) -> Replica | None:
+    """What is sent instead of an env; None if it goes as it is.
+
+    Args:
+        env: any env.
+        host, with_ray: as for `replicate`.
+    """
+    if env.package_sync is not None:
+        return replicate(env, host, with_ray=with_ray)
+    if env.lock_file is not None:
+        solver = FromLock(env.lock_file, alone=not with_ray)
+        return Replica(_with(env, solver.requirements, root_reqs=False), solver)
+    return None
 
 
 def replicate(
@@ -98,10 +116,15 @@ def replicate(
     plan = make_plan(local, sync, target, home=places.home(), given=env.reqs)
     roots, optional, notes = _roots(plan.roots)
     plan = replace(plan, notes=(*plan.notes, *notes))
-    values = {one.name: getattr(env, one.name) for one in fields(Env)}
     # What is installed here is the truth; the requirements.txt of a synced root may ask for something else.
-    values.update(python=python, root_reqs=False, reqs=(*env.reqs, *sync.extras))
-    return Replica(ReplicatedEnv(**values, replicated=plan.requirements()), roots, optional, Solver(plan, progress))
+    reqs = (*env.reqs, *sync.extras)
+    asked = _with(env, plan.requirements(), python=python, root_reqs=False, reqs=reqs)
+    return Replica(asked, Solver(plan, progress), roots, optional)
+
+
+def _with(env: Env, replicated: Requirements, **changed: Any) -> ReplicatedEnv:
+    values = {one.name: getattr(env, one.name) for one in fields(Env)}
+    return ReplicatedEnv(**{**values, **changed}, replicated=replicated)
 
 
 def _roots(found: Sequence[ImportRoot]) -> tuple[tuple[Root, ...], frozenset[str], list[str]]:
