@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class Asker:
         working_dir: str | None,
         force: bool,
         progress: Report,
+        secrets: Mapping[str, str],
         default: bool = False,
     ) -> tuple[Requirements, EnvRequest]:
         """What the env asks for as it is now: the requirements, and the request, which names them without credentials.
@@ -85,6 +86,7 @@ class Asker:
             setup_cmds=env.setup_cmds,
             env_vars=env.variables(),
             compute=env.compute,
+            secrets=secrets,
             working_dir=working_dir if env.working_dir else None,
             indexes=index_settings(env.folder),
         )

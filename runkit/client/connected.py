@@ -18,6 +18,7 @@ from runkit.client.progress import Progress
 from runkit.client.remote import RemoteObject
 from runkit.client.request import python_mismatch
 from runkit.client.roots import Location, Root, root_at
+from runkit.client.secrets import gather
 from runkit.client.session import Session
 from runkit.errors import ConnectionLost, EnvNotFound, RunkitError
 from runkit.model.env import Env, as_env
@@ -299,7 +300,8 @@ class Connected:
         roots += [root_at(folder) for folder in env.local_folders()]
         for root in roots:
             self._folders[root.id] = str(root.path)
-        deployed, synced = self.link.send(env, code, roots, working_dir, force, default)
+        secrets = gather(env.secrets)  # before there is a link: without one of them, nothing is set up
+        deployed, synced = self.link.send(env, code, roots, working_dir, force, secrets, default)
         return PlacedCode(deployed.name, synced, deployed.lost_keys, self)
 
     def ready_session(self, env: str) -> Session | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from runkit.client.lock import Lock
 from runkit.client.logins import Logins
 from runkit.client.progress import Report
 from runkit.client.resolve import resolve
+from runkit.client.secrets import Materials, Packed
 from runkit.client.set_up import current
 from runkit.client.ship import Api, Shipment, upload
 from runkit.client.trees import Trees
@@ -88,6 +89,7 @@ class Deployer:
         status: Mapping[str, Any],
         *,
         home: Path | None = None,
+        token: str = "",
     ) -> None:
         """Prepare.
 
@@ -95,8 +97,10 @@ class Deployer:
             api: the server.
             status: its answer to `GET /v1/status`.
             home: this client's RUNKIT_HOME.
+            token: the server's; fingerprints of secrets are made with it.
         """
         self._api = api
+        self._token = token
         self._host: Mapping[str, Any] = status["host"]
         self._progress: Report = lambda event: None
         self._home = home or places.home()
@@ -112,6 +116,7 @@ class Deployer:
         force: bool = False,
         progress: Report = lambda event: None,
         default: bool = False,
+        secrets: Materials | None = None,
     ) -> Deployed:
         """Make the env on the cluster what it is asked to be.
 
@@ -124,13 +129,17 @@ class Deployer:
             progress: told what happens.
             default: it is the cluster's default env: it takes the place of the one there, unless that is this one with unnamed
                 envs on top.
+            secrets: what the env's secrets are made of.
 
         Raises:
             UsageError, ResolutionFailed, InterpreterNotFound, InstallFailed: see there; the env over there is as it was.
         """
         self._progress = progress
+        packed_secrets = Packed(secrets or {}, env.variables(), self._token)
         while True:
-            wanted, request = self._asker.request(env, roots, working_dir, force, progress, default)
+            wanted, request = self._asker.request(
+                env, roots, working_dir, force, progress, packed_secrets.fingerprints, default
+            )
             # None: whatever the env is; somebody who asks for nothing does not change it.
             asks = not default and self._asker.asks(env, wanted)
             body = {
@@ -138,6 +147,7 @@ class Deployer:
                     "name": request.name,
                     "request": request.digest if asks else None,
                     "base": request.base if default else None,
+                    "secrets": packed_secrets.fingerprints,
                 },
                 "roots": [{"id": root.id, "digest": root.digest} for root in roots],
             }
@@ -147,8 +157,18 @@ class Deployer:
                 default = True  # the name that the default env was given
                 continue
             # What is asked for builds on what this session last saw there; another session may have changed it since.
-            if not (state == "changed" and self._asker.is_stale(request.name)):
-                break
+            if state == "changed" and self._asker.is_stale(request.name):
+                continue
+            if (
+                state == "changed"
+                and default
+                and not force
+                and self._asker.spec(DEFAULT_ENV).get("base") == request.base
+            ):
+                # Nothing but a secret has changed: what unnamed envs have added on top stays.
+                env, default = replace(env, name=None), False
+                continue
+            break
 
         def bring_roots() -> None:
             for root in roots:
@@ -180,12 +200,12 @@ class Deployer:
             lock, shipped = shipment.send(lock)
         bring_roots()
         try:
-            return self._put(plan, lock, shipped)
+            return self._put(plan, lock, shipped, packed_secrets)
         except (FetchFailed, LoginRefused):
             # The host said that it reaches the index, and then did not: what it lacks goes from here.
             self._progress({"warning": "the host could not fetch everything; shipping it from here"})
             lock, shipped = shipment.send(lock, everything=True)
-            return self._put(plan, lock, shipped)
+            return self._put(plan, lock, shipped, packed_secrets)
 
     def _tell_of_another(self, request: EnvRequest, spec: Mapping[str, Any]) -> None:
         """Say what the default env had been asked to be, where it is replaced by another."""
@@ -247,7 +267,7 @@ class Deployer:
     def _trees(self, env: Env, wanted: Requirements, target: Platform) -> Trees:
         return Trees(wanted, target, self._store(env, wanted), env.folder, self._progress)
 
-    def _put(self, made: _Plan, lock: Lock, shipped: set[str]) -> Deployed:
+    def _put(self, made: _Plan, lock: Lock, shipped: set[str], secrets: Packed) -> Deployed:
         request, python = made.request, made.python
         build = made.build(lock)
         kept = {
@@ -276,6 +296,7 @@ class Deployer:
             "working_dir": request.working_dir,
             "spec": spec,
             "install_timeout": current().deadline(),
+            "secrets": secrets.for_plan(request.secrets),
         }
         with closing(
             self._api.events("PUT", f"/v1/envs/{request.name}", plan)

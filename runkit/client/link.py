@@ -18,6 +18,7 @@ from runkit.client.deploy import Deployed, Deployer
 from runkit.client.manifest import Manifest, scan
 from runkit.client.progress import Progress, Report
 from runkit.client.roots import Root, client_id
+from runkit.client.secrets import Materials
 from runkit.client.serving import find_server, was_killed
 from runkit.client.session import Session
 from runkit.client.set_up import SetUp
@@ -135,6 +136,7 @@ class Link:
         own: Sequence[Root],
         working_dir: str | None,
         force: bool,
+        secrets: Materials,
         default: bool = False,
     ) -> tuple[Deployed, list[dict[str, Any]]]:
         """Bring roots and env up to date.
@@ -142,6 +144,7 @@ class Link:
         Args:
             code: the root that the env is sent for.
             own: the env's own roots: its working dir and its local folders.
+            secrets: what the env's secrets are made of.
             default: it is the cluster's default env, whatever its own name.
 
         Returns:
@@ -149,7 +152,7 @@ class Link:
         """
         name = DEFAULT_ENV if default else env.target
         with Progress(self.name) as shown, SetUp(name, env.install_timeout, shown) as progress:
-            return self._send(env, code, own, working_dir, force, default, progress)
+            return self._send(env, code, own, working_dir, force, secrets, default, progress)
 
     def _send(
         self,
@@ -158,6 +161,7 @@ class Link:
         own: Sequence[Root],
         working_dir: str | None,
         force: bool,
+        secrets: Materials,
         default: bool,
         progress: SetUp,
     ) -> tuple[Deployed, list[dict[str, Any]]]:
@@ -177,7 +181,14 @@ class Link:
                 self.sync(*scanned[one.id], progress)
 
             deployed = deployer.send(
-                env, synced, working_dir=working_dir, sync=sync, force=force, progress=progress, default=default
+                env,
+                synced,
+                working_dir=working_dir,
+                sync=sync,
+                force=force,
+                progress=progress,
+                default=default,
+                secrets=secrets,
             )
             self.connection.expect(deployed.name, deployed.worker)
             if deployed.lost_keys:
@@ -192,7 +203,7 @@ class Link:
     def _sender(self, env: str) -> tuple[threading.Lock, Deployer]:
         """What sends one env, and the lock for it: while that is installed, others can be sent."""
         if env not in self._senders:
-            deployer = Deployer(self.api, self.api.json("GET", "/v1/status"))
+            deployer = Deployer(self.api, self.api.json("GET", "/v1/status"), token=self.info.token)
             self._senders.setdefault(env, (threading.Lock(), deployer))  # others that asked meanwhile get the first one
         return self._senders[env]
 

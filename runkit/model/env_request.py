@@ -104,7 +104,8 @@ class EnvRequest:
     def as_default(self, alias: str) -> EnvRequest:
         """This request as the cluster's default env, of that name."""
         named = replace(self, alias=alias)
-        return replace(named, base=named.digest)
+        # Another value of a secret does not make it another env.
+        return replace(named, base=replace(named, secrets=dict.fromkeys(named.secrets, "")).digest)
 
 
 def merge(kept: Requirements, added: Requirements, installed: Mapping[str, str]) -> Requirements:
