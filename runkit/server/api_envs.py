@@ -42,7 +42,7 @@ async def ensure(request: web.Request) -> web.Response:
     answer: dict[str, Any] = {"env": None, "roots": {}, "worker": None}
     if env := asked.get("env"):
         name = answer["name"] = head.envs.real_name(env.get("name") or DEFAULT_ENV)
-        secrets = env.get("secrets") or {}
+        secrets = dict(env.get("secrets") or {})
         answer["env"] = head.envs.ask_state(name, env.get("request"), env.get("base"), secrets)
         if answer["env"] == "ready":
             try:

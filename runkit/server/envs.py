@@ -13,11 +13,9 @@ from runkit.errors import EnvError, EnvNotFound, InstallFailed, RunkitError, Ser
 from runkit.server import default_env, servlets
 from runkit.server.directory import Directory
 from runkit.server.ray_cluster import RayCluster
-from runkit.server.secrets import Held, completed
+from runkit.server.secrets import Held, completed, fingerprints, remove_files
 from runkit.server.servlets import Servlet
 from runkit.server.settings import Settings, read_json, write_json
-from runkit.servlet.secrets import remove
-from runkit.servlet.spawn import short
 from runkit.wire import problems
 from runkit.wire.names import DEFAULT_ENV, check_name
 
@@ -159,9 +157,7 @@ class Envs:
                 env.hear(await asyncio.wait_for(env.servlet.ask("state"), LOOK_SECONDS))
         return env.state
 
-    def ask_state(
-        self, name: str, request: str | None, base: str | None = None, secrets: Mapping[str, str] | None = None
-    ) -> str:
+    def ask_state(self, name: str, request: str | None, base: str | None, secrets: Mapping[str, str]) -> str:
         """How the env compares with what a client wants: "ready", "changed" or "missing".
 
         Args:
@@ -173,10 +169,8 @@ class Envs:
         if env is None:
             return "missing"
         wanted = {"request": request, "base": base}
-        if not all(value in (None, env.plan.get(field)) for field, value in wanted.items()):
-            return "changed"
-        held = {name: secret["fingerprint"] for name, secret in env.secrets.items()}
-        return "ready" if (secrets or {}).items() <= held.items() else "changed"
+        same = all(value in (None, env.plan.get(field)) for field, value in wanted.items())
+        return "ready" if same and secrets.items() <= fingerprints(env.secrets).items() else "changed"
 
     async def death(self, name: str, generation: int) -> dict[str, Any] | None:
         """How that worker ended; None if it runs, or nobody knows."""
@@ -452,7 +446,7 @@ class Envs:
                 await self._drop_servlet(env)
                 self._directory.forget(name)
             (self._settings.envs / f"{name}.json").unlink(missing_ok=True)
-            remove(self._settings.runtime, short(name))
+            remove_files(self._settings, name)
             del self._envs[name]
             if name == DEFAULT_ENV:
                 await asyncio.to_thread(default_env.ensure, self._settings)

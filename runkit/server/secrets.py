@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from runkit.errors import UsageError
+from runkit.server.settings import Settings
+from runkit.servlet.secrets import remove
+from runkit.servlet.spawn import short
 from runkit.wire.names import check_name
 
 Held = dict[str, dict[str, Any]]
@@ -64,3 +67,13 @@ def completed(wanted: Mapping[str, str], given: Held, before: Held) -> Held:
     """What an env holds from now on: what was given, and of what it held what is wanted still."""
     kept = {name: held for name, held in before.items() if wanted.get(name) == held["fingerprint"]}
     return {name: secret for name, secret in {**kept, **given}.items() if name in wanted}
+
+
+def fingerprints(held: Held) -> dict[str, str]:
+    """Name -> fingerprint."""
+    return {name: secret["fingerprint"] for name, secret in held.items()}
+
+
+def remove_files(settings: Settings, env: str) -> None:
+    """Remove the files of an env's secrets, should its servlet have ended without doing it."""
+    remove(settings.runtime, short(env))

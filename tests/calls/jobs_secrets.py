@@ -37,4 +37,14 @@ def on_ray(name: str) -> str | None:
     import ray
 
     ray.init(log_to_driver=False)
-    return ray.get(ray.remote(os.environ.get).remote(name))
+    return ray.get(ray.remote(lambda: os.environ.get(name)).remote())
+
+
+def need(name: str) -> str:
+    """As code does that knows nothing of runkit."""
+    return os.environ[name]
+
+
+def fail(name: str) -> float:
+    secret = os.environ[name]
+    return len(secret) / 0

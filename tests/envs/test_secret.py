@@ -100,7 +100,7 @@ def test_it_travels_as_a_reference(home: Path, monkeypatch: pytest.MonkeyPatch) 
     one, two, three, four, five = (pickle.loads(cloudpickle.dumps(s)) for s in three_ways(home, monkeypatch))
     assert one.value() == two.value() == VALUE
     for alone in (three, four):  # their functions could hold the value, and stay here
-        with pytest.raises(SecretNotFound, match="name the secret in the env's secrets"):
+        with pytest.raises(SecretNotFound, match="which gives it, stayed where it was defined"):
             alone.value()
     module = types.ModuleType("vault_of_mine")
     exec(f"def get(): return {VALUE!r}", module.__dict__)
