@@ -125,6 +125,8 @@ class Secret:
         env: str | None = None,
         path: str | os.PathLike[str] | None = None,
         value: Callable[[], str | bytes] | None = None,
+        *,
+        source: Keyring | _Function | None = None,  # the field of that name, for whoever copies a Secret by its fields
     ):
         check_name("secret", name)
         if env is not None and not (isinstance(env, str) and _VARIABLE.fullmatch(env)):
@@ -144,7 +146,8 @@ class Secret:
             )
         if path is not None and value is not None:
             raise UsageError(f"the secret {name!r} has a path and a value: give one of them")
-        source = value if value is None or isinstance(value, (Keyring, _Function)) else _Function.of(value)
+        if value is not None:
+            source = value if isinstance(value, (Keyring, _Function)) else _Function.of(value)
         where = None if path is None else os.path.normpath(Path.cwd() / Path(path).expanduser())
         for field, given in (("name", name), ("env", env), ("path", where), ("source", source)):
             object.__setattr__(self, field, given)

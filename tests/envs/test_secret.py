@@ -20,6 +20,7 @@ import pytest
 import runkit as rk
 from runkit.errors import SecretNotFound, UsageError
 from runkit.model.env import Env
+from runkit.model.kept import kept, restored
 from runkit.model.providers import PROVIDERS
 
 VALUE = "pä ss'w\"o$r`d\n@/:%"
@@ -110,6 +111,14 @@ def test_it_travels_as_a_reference(home: Path, monkeypatch: pytest.MonkeyPatch) 
     assert repr(importable) == "Secret('six', value=<function vault_of_mine.get>)"
     monkeypatch.setitem(sys.modules, "keyring", types.SimpleNamespace(get_password=lambda *entry: "/".join(entry)))
     assert five.value() == "service/user"
+
+
+def test_a_saved_cluster_keeps_the_reference(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = rk.env(secrets=["aws", *three_ways(home, monkeypatch)[:2], rk.Secret("k", value=rk.Secret.keyring("s", "u"))])
+    assert restored(json.loads(text := json.dumps(kept(env, "env")))) == env
+    assert "o$r" not in text
+    with pytest.raises(UsageError, match="cannot be written to a file"):
+        kept(rk.env(secrets=[rk.Secret("f", value=lambda: VALUE)]), "env")
 
 
 def test_what_is_wrong_is_said_without_the_value(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
