@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from runkit.model.digest import digest
 from runkit.model.requirements import GIT, TREE, Requirements
 
-_CONTENT = re.compile(rf"({TREE}|{GIT})[^/]*/(?P<name>[\w.-]+)")
+_CONTENT = re.compile(rf"({TREE}|{GIT})[^/]*/(?:(?:local|reqs):)?(?P<name>[\w.-]+)")
 """A requirement line that names a source tree or a commit by its content."""
 
 
@@ -136,6 +136,7 @@ def merge(kept: Requirements, added: Requirements, installed: Mapping[str, str])
         tuple(lines.values()),
         added.notes,
         {**kept.trees, **added.trees},
+        {**kept.gits, **added.gits},
     )
 
 
