@@ -97,6 +97,12 @@ def package_of(line: str) -> GitPackage | None:
     )
 
 
+def installs(line: str) -> bool:
+    """Whether something is installed for a line; not so for a checkout that is only synced, or asked for its requirements."""
+    package = package_of(line)
+    return package is None or package.install_method == "pip"
+
+
 def _written(package: GitPackage) -> str:
     how = "" if package.install_method == "pip" else f"{package.install_method}:"
     extras = f"[{','.join(package.extras)}]" if package.extras else ""

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 from packaging.utils import canonicalize_name
 
+from runkit.client.git_requirements import installs
 from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact, Lock, Locked, quoted, version_of
 from runkit.client.trees import Trees
@@ -70,7 +71,7 @@ def resolve(
         FetchFailed, LoginRefused, BuildFailed, DiskFull: what happened on the way to know.
         UsageError: a requirement that is not available yet.
     """
-    if not requirements.lines:
+    if not any(installs(line) for line in requirements.lines):
         return Lock(target.python, target.uv_platform, ())
     key = digest([requirements.portable(), asdict(target), index_settings(cwd), [list(pair) for pair in prefer]])
     kept = cache / f"{key}.json" if cache else None

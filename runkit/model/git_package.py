@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,11 @@ _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _TOKEN = re.compile(r"(gh[a-z]_|github_pat_|glpat-|gldt-|ATBB|ATCTT)\w|[0-9a-f]{40}", re.ASCII)
 """How the tokens of well-known git servers begin: as a user name in a URL they are a password."""
 
+_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
+_LOGIN = re.compile(
+    r"(?P<scheme>https?://)(?:(?P<user>[^:@/\s]+):\$\{(?P<token>[A-Z0-9_]+)\}|\$\{(?P<alone>[A-Z0-9_]+)\}(?::x-oauth-basic)?)@"
+)
+"""A URL whose password is an environment variable, or whose only part of a login is one."""
 _LINE = re.compile(
     r"""(?:(?P<name>[A-Za-z0-9][\w.-]*)\s*(?:\[(?P<extras>[^\]]*)\])?\s*@\s*)?git\+(?P<url>\S+?)(?:\s+;\s*(?P<marker>.+)|\s*)""",
     re.DOTALL,
@@ -105,6 +111,8 @@ class GitPackage:
     def from_string(cls, text: str, base: str | Path | None = None) -> GitPackage:
         """Read a requirement line: "git+https://host/x.git@rev#egg=name&subdirectory=sub", or "name[extra] @ git+https://... ; marker".
 
+        Environment variables in it count as pip and uv have it (`${NAME}`); one in the place of a password becomes the `token`.
+
         Args:
             text: the line; "git@host:owner/repo" is taken too.
             base: the folder that a relative path starts from; the current one when not given.
@@ -120,7 +128,8 @@ class GitPackage:
             raise UsageError(
                 "a package from git is written 'git+https://host/owner/repo@revision', or 'name @ git+https://...'"
             )
-        url, _, fragment = found["url"].partition("#")
+        url, user, token = _variables(found["url"])
+        url, _, fragment = url.partition("#")
         options = dict(part.partition("=")[::2] for part in fragment.split("&") if part)
         egg = re.fullmatch(r"([^\[\]]*)(?:\[([^\]]*)\])?", unquote(options.get("egg", "")))
         url, revision = _split_revision(url)
@@ -130,6 +139,8 @@ class GitPackage:
         return cls(
             url,
             revision=revision,
+            username=user,
+            token=token,
             subdirectory=unquote(options.get("subdirectory", "")),
             extras=tuple(part.strip() for part in extras.split(",") if part.strip()),
             package_name=found["name"] or (egg[1] if egg else "") or None,
@@ -222,6 +233,19 @@ def _checked_url(given: Any) -> tuple[str, str | None]:
     if scheme.lower() == "ssh":
         return url, user or None
     return urlunsplit((scheme.lower(), address, parts.path, "", "")), user or None
+
+
+def _variables(url: str) -> tuple[str, str | None, Secret | None]:
+    """A URL with its environment variables filled in, but for the one that is its password: that stays a reference."""
+    found = _LOGIN.match(url)
+    if found is None:
+        return _filled(url), None, None
+    secret = Secret(found["token"] or found["alone"], env=found["token"] or found["alone"])
+    return _filled(found["scheme"] + url[found.end() :]), _filled(found["user"] or "") or None, secret
+
+
+def _filled(text: str) -> str:
+    return _VARIABLE.sub(lambda found: os.environ.get(found[1], found[0]), text)
 
 
 def _parts(url: str) -> SplitResult | None:

@@ -90,6 +90,23 @@ def test_a_requirement_line_names_a_package(line: str, means: dict[str, Any]) ->
     )
 
 
+def test_variables_in_a_line_stay_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHERE", "h.org")
+    monkeypatch.setenv("TOKEN_OF_MINE", "hunter2")
+    monkeypatch.setenv("ME", "jo")
+    token = rk.Secret("TOKEN_OF_MINE", env="TOKEN_OF_MINE")
+    for login, user in (
+        ("${ME}:${TOKEN_OF_MINE}", "jo"),
+        ("${TOKEN_OF_MINE}", None),
+        ("${TOKEN_OF_MINE}:x-oauth-basic", None),
+    ):
+        package = rk.Package.from_string(f"git+https://{login}@${{WHERE}}/o/plum.git@v1")
+        assert package == rk.GitPackage("https://h.org/o/plum.git", revision="v1", username=user, token=token)
+        assert "hunter2" not in f"{package!r}{package}{pickle.dumps(package)!r}"
+    with pytest.raises(UsageError, match="password"):
+        rk.Package.from_string("git+https://${ME}:literal@h.org/o/plum.git")
+
+
 @pytest.mark.parametrize("url", ["git@h.org:o/plum.git", "ssh://git@h.org/o/plum.git", "ssh://h.org:29/plum"])
 def test_addresses_for_ssh(url: str) -> None:
     assert rk.GitPackage(url).git_url == url
