@@ -28,6 +28,7 @@ _PLACES = {
     "env": "runkit.model.env",
     "Env": "runkit.model.env",
     "Package": "runkit.model.package",
+    "GitPackage": "runkit.model.git_package",
     "Secret": "runkit.model.secret",
 }
 
@@ -36,6 +37,7 @@ __all__ = [
     "Cluster",
     "Env",
     "Function",
+    "GitPackage",
     "Module",
     "Package",
     "RemoteObject",
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from runkit.client.module import Module, module
     from runkit.client.remote import RemoteObject, fetch
     from runkit.model.env import Env, env
+    from runkit.model.git_package import GitPackage
     from runkit.model.package import Package
     from runkit.model.secret import Secret
 

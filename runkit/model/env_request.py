@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from runkit.model.digest import digest
 from runkit.model.requirements import GIT, TREE, Requirements
 
-_CONTENT = re.compile(rf"({TREE}|{GIT})[^/]*/(?P<name>[\w.-]+)")
+_CONTENT = re.compile(rf"({TREE}|{GIT})[^/]*/(?:(?:local|reqs):)?(?P<name>[\w.-]+)(?P<extras>\[[^\]]*\])?")
 """A requirement line that names a source tree or a commit by its content."""
 
 
@@ -137,6 +137,7 @@ def merge(kept: Requirements, added: Requirements, installed: Mapping[str, str])
         tuple(lines.values()),
         added.notes,
         {**kept.trees, **added.trees},
+        {**kept.gits, **added.gits},
     )
 
 
@@ -156,6 +157,8 @@ def _parse(line: str) -> Requirement | None:
 
 def _satisfied(line: str, older: str, installed: Mapping[str, str]) -> bool:
     wanted, present = _parse(line), _parse(older)
+    if content := _CONTENT.match(older):  # what was installed from there is the package
+        present = Requirement(content["name"] + (content["extras"] or ""))
     if "--hash" in line or wanted is None or present is None or wanted.url or wanted.marker:
         return False
     version = installed.get(canonicalize_name(wanted.name))
