@@ -28,6 +28,7 @@ _PLACES = {
     "env": "runkit.model.env",
     "Env": "runkit.model.env",
     "Package": "runkit.model.package",
+    "GitPackage": "runkit.model.git_package",
     "Secret": "runkit.model.secret",
     "PackageSync": "runkit.model.package_sync",
 }
@@ -37,6 +38,7 @@ __all__ = [
     "Cluster",
     "Env",
     "Function",
+    "GitPackage",
     "Module",
     "Package",
     "PackageSync",
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from runkit.client.module import Module, module
     from runkit.client.remote import RemoteObject, fetch
     from runkit.model.env import Env, env
+    from runkit.model.git_package import GitPackage
     from runkit.model.package import Package
     from runkit.model.package_sync import PackageSync
     from runkit.model.secret import Secret

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from packaging.utils import canonicalize_name
 
+from runkit.client.git import Git
+from runkit.client.git_requirements import pinned
 from runkit.client.lock import Artifact
 from runkit.client.progress import Report
 from runkit.client.ship import Api
@@ -64,6 +66,7 @@ class Asker:
         working_dir: str | None,
         force: bool,
         progress: Report,
+        secrets: Mapping[str, str],
         default: bool = False,
     ) -> tuple[Requirements, EnvRequest]:
         """What the env asks for as it is now: the requirements, and the request, which names them without credentials.
@@ -74,6 +77,8 @@ class Asker:
         rooted = [root for root in roots if root.always or not default]
         files = [Path(root.folder) / "requirements.txt" for root in rooted] if env.root_reqs else []
         wanted = env.requirements(files)
+        git = Git(wanted.gits.values(), progress)
+        wanted = pinned(wanted, git)
         for note in wanted.notes:
             progress({"warning": note})
         request = EnvRequest(
@@ -85,6 +90,7 @@ class Asker:
             setup_cmds=env.setup_cmds,
             env_vars=env.variables(),
             compute=env.compute,
+            secrets=secrets,
             working_dir=working_dir if env.working_dir else None,
             indexes=index_settings(env.folder),
             sync=env.package_sync.level if env.package_sync else "",
@@ -94,7 +100,7 @@ class Asker:
         elif env.target == DEFAULT_ENV:
             wanted, request = self._on_default(env, wanted, request)
         elif env.root_reqs:
-            wanted, request = self._with_other_roots(wanted, request, roots, force)
+            wanted, request = self._with_other_roots(wanted, request, roots, force, git)
         portable = wanted.portable()
         lines = tuple(sorted(portable["lines"])), tuple(sorted(portable["constraints"]))
         request = replace(request, lines=lines[0], constraints=lines[1])
@@ -128,14 +134,14 @@ class Asker:
         return self._with_ray(merge(before, wanted, installed)), request.on_top_of(kept)
 
     def _with_other_roots(
-        self, wanted: Requirements, request: EnvRequest, roots: Sequence[SyncedRoot], force: bool
+        self, wanted: Requirements, request: EnvRequest, roots: Sequence[SyncedRoot], force: bool, git: Git
     ) -> tuple[Requirements, EnvRequest]:
         """A named env keeps what the package roots asked for that it was sent for before; each asks for itself alone."""
         kept: dict[str, Any] = {} if force else dict(self.spec(request.name).get("of_roots") or {})
         for root in roots:
             if not root.always:
                 file = Path(root.folder) / "requirements.txt"
-                mine = requirements.read((), [file]).portable()
+                mine = pinned(requirements.read((), [file]), git).portable()
                 kept.pop(root.id, None)
                 if any(mine.values()):
                     kept[root.id] = {**mine, "file": str(file)}

@@ -14,15 +14,19 @@ from typing import Any, TypeVar
 from runkit.client import env_status, serving
 from runkit.client.env_status import EnvStatus
 from runkit.client.envs import HERE, EnvLike
+from runkit.client.git_requirements import local_checkouts, pinned_env
 from runkit.client.link import Link
 from runkit.client.lock import Lock
 from runkit.client.progress import Progress
 from runkit.client.remote import RemoteObject
 from runkit.client.request import python_mismatch
 from runkit.client.roots import Location, Root, root_at
+from runkit.client.secrets import gather
 from runkit.client.session import Session
+from runkit.client.set_up import SetUp
 from runkit.errors import ConnectionLost, EnvError, EnvNotFound, RunkitError
 from runkit.model.env import Env, as_env
+from runkit.model.git_package import GitPackage
 from runkit.model.mistakes import plainly
 from runkit.transport import Transport, make_transport
 from runkit.wire import places
@@ -324,15 +328,25 @@ class Connected:
         return replace(placed, lost_keys=tuple(dict.fromkeys(lost + placed.lost_keys)))
 
     def _send(self, env: Env, code: Root | None, force: bool = False, default: bool = False) -> PlacedCode:
+        env, checkouts = self._with_commits(env)
+        secrets = gather(env.secrets)  # before there is a link: without one of them, nothing is set up
         link = self.link
         replica = link.replica(env, default)
         roots = [root_at(env.working_dir)] if env.working_dir is not None else []
         working_dir = roots[0].id if roots else None
-        roots += [root_at(folder) for folder in env.local_folders()]
+        roots += [root_at(folder) for folder in env.local_folders()] + checkouts
         for root in (*roots, *(replica.roots if replica else ())):
             self._folders[root.id] = str(root.path)
-        deployed, synced = link.send(env, code, roots, working_dir, force, default, replica)
+        deployed, synced = link.send(env, code, roots, working_dir, force, secrets, default, replica)
         return PlacedCode(deployed.name, synced, deployed.lost_keys, self)
+
+    def _with_commits(self, wanted: Env) -> tuple[Env, list[Root]]:
+        """The env with its packages from git at the commits they stand for now, and the checkouts to be synced among them."""
+        if not any(isinstance(one, GitPackage) and one.install_method == "local" for one in wanted.reqs):
+            return wanted, []
+        with Progress(self.name) as shown, SetUp(wanted.target, wanted.install_timeout, shown) as progress:
+            wanted = pinned_env(wanted, progress)
+            return wanted, [_importable(root_at(folder)) for folder in local_checkouts(wanted, progress)]
 
     def ready_session(self, env: str) -> Session | None:
         """The session with an env's worker if there is one that calls can be sent on at once."""
@@ -378,6 +392,12 @@ class Connected:
     def handle(self, env: str, key: str, type_name: str) -> RemoteObject:
         """A proxy of an object over there."""
         return RemoteObject(self, env, key, type_name)
+
+
+def _importable(root: Root) -> Root:
+    """A checkout's root, with what lies below `src/` importable where that is its layout."""
+    src = root.path / "src"
+    return replace(root, paths=("src", *root.paths)) if src.is_dir() and not (src / "__init__.py").exists() else root
 
 
 @atexit.register

@@ -20,6 +20,7 @@ from runkit.client.lock import Lock
 from runkit.client.logins import Logins
 from runkit.client.progress import Report
 from runkit.client.resolve import resolve
+from runkit.client.secrets import Materials, Packed
 from runkit.client.set_up import current
 from runkit.client.ship import Api, Shipment, upload
 from runkit.client.trees import Trees
@@ -105,6 +106,7 @@ class Deployer:
         status: Mapping[str, Any],
         *,
         home: Path | None = None,
+        token: str = "",
     ) -> None:
         """Prepare.
 
@@ -112,8 +114,10 @@ class Deployer:
             api: the server.
             status: its answer to `GET /v1/status`.
             home: this client's RUNKIT_HOME.
+            token: the server's; fingerprints of secrets are made with it.
         """
         self._api = api
+        self._token = token
         self.host: Mapping[str, Any] = status["host"]
         self._progress: Report = lambda event: None
         self._home = home or places.home()
@@ -130,6 +134,7 @@ class Deployer:
         progress: Report = lambda event: None,
         default: bool = False,
         resolve: Resolver = resolve,
+        secrets: Materials | None = None,
     ) -> Deployed:
         """Make the env on the cluster what it is asked to be.
 
@@ -143,13 +148,17 @@ class Deployer:
             default: it is the cluster's default env: it takes the place of the one there, unless that is this one with unnamed
                 envs on top.
             resolve: finds the files of its requirements.
+            secrets: what the env's secrets are made of.
 
         Raises:
             UsageError, ResolutionFailed, InterpreterNotFound, InstallFailed: see there; the env over there is as it was.
         """
         self._progress = progress
+        packed_secrets = Packed(secrets or {}, env.variables(), self._token)
         while True:
-            wanted, request = self._asker.request(env, roots, working_dir, force, progress, default)
+            wanted, request = self._asker.request(
+                env, roots, working_dir, force, progress, packed_secrets.fingerprints, default
+            )
             # None: whatever the env is; somebody who asks for nothing does not change it.
             asks = not default and self._asker.asks(env, wanted)
             body = {
@@ -157,6 +166,7 @@ class Deployer:
                     "name": request.name,
                     "request": request.digest if asks else None,
                     "base": request.base if default else None,
+                    "secrets": packed_secrets.fingerprints,
                 },
                 "roots": [{"id": root.id, "digest": root.digest} for root in roots],
             }
@@ -166,8 +176,18 @@ class Deployer:
                 default = True  # the name that the default env was given
                 continue
             # What is asked for builds on what this session last saw there; another session may have changed it since.
-            if not (state == "changed" and self._asker.is_stale(request.name)):
-                break
+            if state == "changed" and self._asker.is_stale(request.name):
+                continue
+            if (
+                state == "changed"
+                and default
+                and not force
+                and self._asker.spec(DEFAULT_ENV).get("base") == request.base
+            ):
+                # Nothing but a secret has changed: what unnamed envs have added on top stays.
+                env, default = replace(env, name=None), False
+                continue
+            break
 
         def bring_roots() -> None:
             for root in roots:
@@ -199,12 +219,12 @@ class Deployer:
             lock, shipped = shipment.send(lock)
         bring_roots()
         try:
-            return self._put(plan, lock, shipped)
+            return self._put(plan, lock, shipped, packed_secrets)
         except (FetchFailed, LoginRefused):
             # The host said that it reaches the index, and then did not: what it lacks goes from here.
             self._progress({"warning": "the host could not fetch everything; shipping it from here"})
             lock, shipped = shipment.send(lock, everything=True)
-            return self._put(plan, lock, shipped)
+            return self._put(plan, lock, shipped, packed_secrets)
 
     def _tell_of_another(self, request: EnvRequest, spec: Mapping[str, Any]) -> None:
         """Say what the default env had been asked to be, where it is replaced by another."""
@@ -287,7 +307,7 @@ class Deployer:
     def _trees(self, env: Env, wanted: Requirements, target: Platform) -> Trees:
         return Trees(wanted, target, self._store(env, wanted), env.folder, self._progress)
 
-    def _put(self, made: _Plan, lock: Lock, shipped: set[str]) -> Deployed:
+    def _put(self, made: _Plan, lock: Lock, shipped: set[str], secrets: Packed) -> Deployed:
         request, python = made.request, made.python
         build = made.build(lock)
         kept = {
@@ -316,6 +336,7 @@ class Deployer:
             "working_dir": request.working_dir,
             "spec": spec,
             "install_timeout": current().deadline(),
+            "secrets": secrets.for_plan(request.secrets),
         }
         with closing(
             self._api.events("PUT", f"/v1/envs/{request.name}", plan)

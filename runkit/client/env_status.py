@@ -29,6 +29,7 @@ class EnvStatus:
         compute: what it holds for itself.
         restarts: how often its process had to be started again.
         failure: why no process runs.
+        secrets_lost: its secrets that did not survive a restart of the server: it has to be sent again.
     """
 
     name: str
@@ -44,6 +45,7 @@ class EnvStatus:
     compute: Mapping[str, float] = field(default_factory=dict, hash=False)
     restarts: int = 0
     failure: str = ""
+    secrets_lost: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, name: str, said: Mapping[str, Any]) -> EnvStatus:
@@ -63,6 +65,7 @@ class EnvStatus:
             dict(said.get("compute") or {}),
             int(said.get("restarts") or 0),
             str(said.get("failure") or ""),
+            tuple(said.get("secrets_lost") or ()),
         )
 
     @property
@@ -82,6 +85,8 @@ class EnvStatus:
         found += [f"{kind} {amount:g}" for kind, amount in self.compute.items()]
         if self.keys:
             found.append(f"objects {', '.join(self.keys)}")
+        if self.secrets_lost:
+            found.append(f"without its secrets {', '.join(self.secrets_lost)}: send it again")
         if self.failure:
             found.append(self.failure.splitlines()[0])
         return found

@@ -20,6 +20,7 @@ from runkit.client.progress import Progress, Report
 from runkit.client.replicate import Replica, add_roots, prepare
 from runkit.client.resolve import resolve
 from runkit.client.roots import Root, client_id
+from runkit.client.secrets import Materials
 from runkit.client.serving import find_server, was_killed
 from runkit.client.session import Session
 from runkit.client.set_up import SetUp
@@ -137,6 +138,7 @@ class Link:
         own: Sequence[Root],
         working_dir: str | None,
         force: bool,
+        secrets: Materials,
         default: bool = False,
         replica: Replica | None = None,
     ) -> tuple[Deployed, list[dict[str, Any]]]:
@@ -145,6 +147,7 @@ class Link:
         Args:
             code: the root that the env is sent for.
             own: the env's own roots: its working dir and its local folders.
+            secrets: what the env's secrets are made of.
             default: it is the cluster's default env, whatever its own name.
             replica: what it is sent as, if it replicates the local environment.
 
@@ -153,7 +156,7 @@ class Link:
         """
         name = DEFAULT_ENV if default else env.target
         with Progress(self.name) as shown, SetUp(name, env.install_timeout, shown) as progress:
-            return self._send(env, code, own, working_dir, force, default, replica, progress)
+            return self._send(env, code, own, working_dir, force, secrets, default, replica, progress)
 
     def _send(
         self,
@@ -162,6 +165,7 @@ class Link:
         own: Sequence[Root],
         working_dir: str | None,
         force: bool,
+        secrets: Materials,
         default: bool,
         replica: Replica | None,
         progress: SetUp,
@@ -193,6 +197,7 @@ class Link:
                 progress=progress,
                 default=default,
                 resolve=replica.solver if replica else resolve,
+                secrets=secrets,
             )
             self.connection.expect(deployed.name, deployed.worker)
             if deployed.lost_keys:
@@ -214,7 +219,7 @@ class Link:
     def _sender(self, env: str) -> tuple[threading.Lock, Deployer]:
         """What sends one env, and the lock for it: while that is installed, others can be sent."""
         if env not in self._senders:
-            deployer = Deployer(self.api, self.api.json("GET", "/v1/status"))
+            deployer = Deployer(self.api, self.api.json("GET", "/v1/status"), token=self.info.token)
             self._senders.setdefault(env, (threading.Lock(), deployer))  # others that asked meanwhile get the first one
         return self._senders[env]
 

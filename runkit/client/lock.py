@@ -28,6 +28,7 @@ class Artifact:
         size: bytes, or None where unknown.
         tree: the digest of the source tree it is built from; "" for a file that comes as it is. Until it is built it has no
             `filename`, and `path` is the tree.
+        source: where that tree can be had again, as a requirement line; "" for a folder of this machine.
     """
 
     filename: str
@@ -36,6 +37,7 @@ class Artifact:
     path: str | None = None
     size: int | None = None
     tree: str = ""
+    source: str = ""
 
     @property
     def is_wheel(self) -> bool:

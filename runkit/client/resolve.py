@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 from packaging.utils import canonicalize_name
 
+from runkit.client.git_requirements import installs
 from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact, Lock, Locked, quoted, version_of
 from runkit.client.trees import Trees
@@ -72,7 +73,7 @@ def resolve(
         FetchFailed, LoginRefused, BuildFailed, DiskFull: what happened on the way to know.
         UsageError: a requirement that is not available yet.
     """
-    if not requirements.lines:
+    if not any(installs(line) for line in requirements.lines):
         return Lock(target.python, target.uv_platform, ())
     key = digest(
         [requirements.portable(), asdict(target), index_settings(cwd), [list(pair) for pair in prefer], list(options)]
@@ -123,7 +124,11 @@ def _compile(
 ) -> Lock:
     with tempfile.TemporaryDirectory(prefix="runkit-lock-") as folder:
         wanted, limits, out = (Path(folder) / name for name in ("requirements.txt", "constraints.txt", "pylock.toml"))
-        lines = [trees.line(line) or _local_line(line, requirements) for line in requirements.lines]
+        offered = [trees.line(line) for line in requirements.lines]
+        lines = [
+            _local_line(line, requirements) if offer is None else offer
+            for line, offer in zip(requirements.lines, offered, strict=True)
+        ]
         wanted.write_text("\n".join(lines) + "\n", encoding="utf-8")
         wanted.chmod(0o600)  # an index URL in it may carry a password
         limits.write_text("\n".join(requirements.constraints) + "\n", encoding="utf-8")
@@ -144,7 +149,8 @@ def _compile(
             target.uv_platform,
         ]
         arguments += ["--constraints", str(limits), *(["--upgrade"] if upgrade else []), *options, str(wanted)]
-        done = run_uv(arguments, cwd=cwd)
+        with trees.answering() as variables:
+            done = run_uv(arguments, cwd=cwd, env=variables)
         if done.returncode:
             said = _in_the_users_words(explanation(done.stderr), str(wanted), lines, requirements)
             said = without_credentials(said.replace(str(limits), "your constraints"))
@@ -187,8 +193,6 @@ def _read(content: Mapping[str, Any], target: Platform, folder: Path, requiremen
     pins, packages = _pins(requirements), []
     for package in content.get("packages", []):
         name, version = canonicalize_name(package["name"]), package.get("version", "")
-        if "vcs" in package:
-            raise UsageError(f"{name} comes from git: packages from git are not available yet")
         if (tree := trees.artifact(package, folder)) is not None:
             packages.append(Locked(name, version_of(tree, version), tree))
             continue

@@ -42,7 +42,7 @@ def permission(entry: Entry) -> int:
 
 def described(tree: Path) -> str:
     """What git's tags and commits say about a tree whose version is made of them; "" for any other."""
-    if not _versioned_by_git(tree):
+    if not versioned_by_git(tree):
         return ""
     return _git(tree, "describe", "--always", "--long", "--tags", "--abbrev=40") or ""
 
@@ -61,12 +61,13 @@ def copied(tree: Path) -> Iterator[Path]:
     """
     with TemporaryDirectory(prefix="tree-", dir=builds()) as folder:
         top = Path(folder) / "tree"
-        place = _with_history(tree, top) if _versioned_by_git(tree) else top
+        place = _with_history(tree, top) if versioned_by_git(tree) else top
         _copy(tree, place)
         yield place
 
 
-def _versioned_by_git(tree: Path) -> bool:
+def versioned_by_git(tree: Path) -> bool:
+    """Whether a project's version is made of git's tags."""
     for name in ("pyproject.toml", "setup.py", "setup.cfg"):
         try:
             if _FROM_GIT.search((tree / name).read_text(encoding="utf-8", errors="replace")):

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,8 @@ from typing import Any
 
 from runkit.client import tree_copy
 from runkit.client.filelock import held
+from runkit.client.git import Git
+from runkit.client.git_requirements import package_of
 from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact
 from runkit.client.manifest import scan
@@ -29,8 +31,9 @@ from runkit.client.uvtool import explanation, run_uv
 from runkit.client.wheels import WheelStore
 from runkit.errors import BuildFailed, UsageError
 from runkit.model.digest import digest
+from runkit.model.git_package import GitPackage
 from runkit.model.package import without_credentials
-from runkit.model.requirements import TREE, Requirements
+from runkit.model.requirements import GIT, TREE, Requirements
 from runkit.wire.installers import failure_kind
 
 if sys.version_info >= (3, 11):
@@ -155,6 +158,7 @@ class Trees:
         self._store = store
         self._cwd = cwd
         self._progress = progress
+        self._git = Git(requirements.gits.values(), progress)
         self._offered: dict[str, Artifact] = {}  # path that uv was given -> what stands behind it
         self._copies = ExitStack()
 
@@ -165,12 +169,15 @@ class Trees:
         self._copies.close()
 
     def line(self, line: str) -> str | None:
-        """A requirement line as uv takes it, if it names a source tree.
+        """A requirement line as uv takes it, if it names a source tree or a commit; "" for one that installs nothing.
 
         Raises:
+            ResolutionFailed, LoginRefused, FetchFailed: there is no checkout of the commit here, and none can be made.
             UsageError: another client sent that tree.
             BuildFailed: what it depends on can only be known by building it, and that fails.
         """
+        if line.startswith(GIT):
+            return self._git_line(line)
         if not line.startswith(TREE):
             return None
         found = _LINE.fullmatch(line[len(TREE) :])
@@ -185,13 +192,38 @@ class Trees:
         offered = self._offer(Path(path), Artifact("", "", None, path, None, found["digest"]))
         return f"{found['name']}{found['extras'] or ''} @ {offered.as_uri()}{found['marker'] or ''}"
 
+    def _git_line(self, line: str) -> str:
+        package = package_of(line)
+        if package is None:
+            raise UsageError(f"{line!r} names no commit")
+        if package.install_method != "pip":
+            return ""
+        offered = self._offer(self._git.checkout(package), _of_git(package))
+        extras = f"[{','.join(package.extras)}]" if package.extras else ""
+        return f"{package.package_name}{extras} @ {offered.as_uri()}" + (
+            f" ; {package.marker}" if package.marker else ""
+        )
+
+    def answering(self) -> AbstractContextManager[dict[str, str]]:
+        """Variables under which git gets the packages' logins where uv starts it: for what they depend on in turn."""
+        return self._git.answering()
+
     def artifact(self, entry: Mapping[str, Any], folder: Path) -> Artifact | None:
         """What a package of a `pylock.toml` is, if it comes from a source tree.
 
         Args:
             entry: of the lock's `packages`.
             folder: the lock's own, which paths in it are relative to.
+
+        Raises:
+            UsageError: a package depends on a git URL that holds a password.
         """
+        if vcs := entry.get("vcs"):
+            if vcs.get("type") != "git" or not vcs.get("url"):
+                raise UsageError(f"{entry['name']} comes from {vcs.get('type')}: only git is available")
+            where = vcs.get("subdirectory") or ""
+            package = GitPackage(vcs["url"], revision=vcs["commit-id"], subdirectory=where, package_name=entry["name"])
+            return _of_git(package)
         for kind in ("directory", "archive", "sdist", *range(len(entry.get("wheels", ())))):
             at = entry["wheels"][kind] if isinstance(kind, int) else entry.get(kind)
             path = at.get("path") or (at.get("url") or "").removeprefix("file://") if at else None
@@ -205,8 +237,8 @@ class Trees:
         return None
 
     def is_portable(self, artifact: Artifact) -> bool:
-        """Whether the request names the tree, so that a lock that holds it can be kept; not so a tree that another tree names."""
-        return not artifact.tree or artifact.tree in self._requirements.trees
+        """Whether the request names the tree, so that a lock that holds it can be kept; not so a folder that a tree names."""
+        return not artifact.tree or bool(artifact.source) or artifact.tree in self._requirements.trees
 
     def build(self, artifacts: Sequence[Artifact]) -> list[Artifact]:
         """What installs each of these trees on the target, built where it is not kept; several at once.
@@ -219,21 +251,30 @@ class Trees:
 
     def _build(self, artifact: Artifact) -> Artifact:
         place = self._requirements.trees.get(artifact.tree) or (None if artifact.filename else artifact.path)
+        if artifact.source:
+            place = str(self._git.checkout(GitPackage.from_string(artifact.source)))
         if place is None:
             name = artifact.filename.split("-")[0] or "a package"
             raise UsageError(f"{name} was built from a source tree that this machine does not have in that state")
-        return build(Path(place), artifact.tree, self._target, self._store, self._cwd, self._progress)
+        built = build(Path(place), artifact.tree, self._target, self._store, self._cwd, self._progress)
+        return replace(built, source=artifact.source)
 
     def _offer(self, place: Path, artifact: Artifact) -> Path:
         """The path of what uv may read of a tree: the tree, if it need not be built for that."""
         if not _is_static(place):
             built = build(place, artifact.tree, self._target, self._store, self._cwd, self._progress)
             if built.is_wheel and built.path:
-                place, artifact = Path(built.path), built
+                place, artifact = Path(built.path), replace(built, source=artifact.source)
             else:  # uv builds what it needs to know; in a copy, for what that leaves behind
                 place = self._copies.enter_context(tree_copy.copied(place))
         self._offered[os.path.realpath(place)] = artifact
         return place
+
+
+def _of_git(package: GitPackage) -> Artifact:
+    source = GitPackage(package.git_url, package.revision, subdirectory=package.subdirectory)
+    tree = digest(["git", package.revision, package.subdirectory])
+    return Artifact("", "", None, None, None, tree, str(source))
 
 
 def _is_static(tree: Path) -> bool:

@@ -14,8 +14,9 @@ from runkit.errors import UsageError
 from runkit.model import requirements
 from runkit.model.conda import CondaSpec, as_conda
 from runkit.model.dotenv import read_dotenv
+from runkit.model.git_package import GitPackage
 from runkit.model.mistakes import plainly
-from runkit.model.package import Package, anchored
+from runkit.model.package import Package, anchored, without_credentials
 from runkit.model.package_sync import PackageSync, as_package_sync
 from runkit.model.requirements import Requirements
 from runkit.model.resources import check_compute
@@ -52,7 +53,7 @@ class Env:
     """
 
     name: str | None = None
-    reqs: tuple[Package, ...] = ()
+    reqs: tuple[Package | GitPackage, ...] = ()
     env_vars: Mapping[str, str] = field(default_factory=dict, hash=False)
     env_file: str | None = None
     working_dir: str | None = None
@@ -166,7 +167,7 @@ class Env:
 @plainly
 def env(
     name: str | None = None,
-    reqs: Sequence[str | Package] | None = None,
+    reqs: Sequence[str | Package | GitPackage] | None = None,
     conda_env: str | Path | Mapping[str, Any] | None = None,
     env_vars: Mapping[str, str] | str | Path | None = None,
     secrets: Sequence[str | Secret] | None = None,
@@ -185,7 +186,7 @@ def env(
     Args:
         name: with a name the env is an isolated venv and a process of its own on each cluster it is sent to; without, its
             requirements are added on top of the cluster's default env.
-        reqs: what it needs, see `Package.from_string`: requirements, "reqs:./", local folders, wheels. Relative paths start
+        reqs: what it needs, see `Package.from_string`: requirements, "reqs:./", local folders, wheels, `GitPackage`s. Relative paths start
             from the folder in which this function is called.
         conda_env: makes it a conda environment: the path of an `environment.yml`, its content as a dict, or the name of a
             conda environment of this machine.
@@ -279,7 +280,7 @@ def _on_top(made: Env, base: Env) -> Env:
     )
 
 
-def as_env(value: Env | Sequence[str | Package] | None) -> Env:
+def as_env(value: Env | Sequence[str | Package | GitPackage] | None) -> Env:
     """The env that an `env=` argument means: an Env, a plain list of requirements, or None for the default env.
 
     Raises:
@@ -290,13 +291,19 @@ def as_env(value: Env | Sequence[str | Package] | None) -> Env:
     return env(reqs=value)
 
 
-def _check_reqs(reqs: Any, base: Path) -> tuple[Package, ...]:
+def _check_reqs(reqs: Any, base: Path) -> tuple[Package | GitPackage, ...]:
     if reqs is None:
         return ()
-    if isinstance(reqs, (str, Package)) or not isinstance(reqs, Sequence):
-        shown = f": write reqs=[{reqs!r}]" if isinstance(reqs, (str, Package)) else f", not {_kind(reqs)}"
+    one = (str, Package, GitPackage)
+    if isinstance(reqs, one) or not isinstance(reqs, Sequence):
+        shown = f": write reqs=[{_shown(reqs)}]" if isinstance(reqs, one) else f", not {_kind(reqs)}"
         raise UsageError(f"reqs is a list of requirements{shown}")
-    return tuple(package if isinstance(package, Package) else Package.from_string(package, base) for package in reqs)
+    packages = (Package, GitPackage)
+    return tuple(package if isinstance(package, packages) else Package.from_string(package, base) for package in reqs)
+
+
+def _shown(reqs: Any) -> str:
+    return repr(without_credentials(reqs) if isinstance(reqs, str) else reqs)
 
 
 def _check_variables(variables: Mapping[Any, Any]) -> dict[str, str]:

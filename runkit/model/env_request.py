@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from runkit.model.digest import digest
 from runkit.model.requirements import FILE, GIT, TREE, Requirements
 
-_CONTENT = re.compile(rf"({TREE}|{GIT})[^/]*/(?P<name>[\w.-]+)")
+_CONTENT = re.compile(rf"({TREE}|{GIT})[^/]*/(?:(?:local|reqs):)?(?P<name>[\w.-]+)(?P<extras>\[[^\]]*\])?")
 """A requirement line that names a source tree or a commit by its content."""
 
 
@@ -107,7 +107,8 @@ class EnvRequest:
     def as_default(self, alias: str) -> EnvRequest:
         """This request as the cluster's default env, of that name."""
         named = replace(self, alias=alias)
-        return replace(named, base=named.digest)
+        # Another value of a secret does not make it another env.
+        return replace(named, base=replace(named, secrets=dict.fromkeys(named.secrets, "")).digest)
 
 
 def merge(kept: Requirements, added: Requirements, installed: Mapping[str, str]) -> Requirements:
@@ -139,6 +140,7 @@ def merge(kept: Requirements, added: Requirements, installed: Mapping[str, str])
         tuple(lines.values()),
         added.notes,
         {**kept.trees, **added.trees},
+        {**kept.gits, **added.gits},
     )
 
 
@@ -160,6 +162,8 @@ def _parse(line: str) -> Requirement | None:
 
 def _satisfied(line: str, older: str, installed: Mapping[str, str]) -> bool:
     wanted, present = _parse(line), _parse(older)
+    if content := _CONTENT.match(older):  # what was installed from there is the package
+        present = Requirement(content["name"] + (content["extras"] or ""))
     if "--hash" in line or wanted is None or present is None or wanted.url or wanted.marker:
         return False
     version = installed.get(canonicalize_name(wanted.name))

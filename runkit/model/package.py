@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from runkit.errors import UsageError
+from runkit.model.git_package import GitPackage, is_git
 from runkit.model.mistakes import plainly
 
 DISTRIBUTIONS = (".whl", ".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tar.xz")
@@ -39,21 +40,22 @@ class Package:
 
     @classmethod
     @plainly
-    def from_string(cls, text: str, base: str | Path | None = None) -> Package:
+    def from_string(cls, text: str, base: str | Path | None = None) -> Package | GitPackage:
         """Read one entry of `reqs`.
 
         Args:
             text: "numpy>=1", "pip:numpy", "reqs:./" (that folder's requirements.txt), "local:./dir", a path ("./x", "~/x", "/x")
-                of a folder, wheel or source distribution, a URL, "x @ https://...", or any other line that uv takes in a
-                requirements file. A bare name is always a requirement, even where a folder of that name exists.
+                of a folder, wheel or source distribution, a URL, "x @ https://...", "git+https://...@rev" (which gives a
+                `GitPackage`), or any other line that uv takes in a requirements file. A bare name is always a requirement, even
+                where a folder of that name exists.
             base: the folder that relative paths start from; the current one when not given.
 
         Raises:
             UsageError: it is empty, names a file or folder that does not exist, or a kind of package that is not available yet.
 
         Example:
-            >>> Package.from_string("pip:numpy").target
-            'numpy'
+            >>> Package.from_string("pip:numpy")
+            Package('numpy')
         """
         if not isinstance(text, str):
             raise UsageError(f"a package is named by a string, not by {type(text).__name__}: {text!r}")
@@ -72,7 +74,10 @@ class Package:
             line = rest.strip()
             if not line:
                 raise UsageError(f"{text!r} names no package")
-        refuse_git(line)
+        if is_git(line):
+            return GitPackage.from_string(line, folder)
+        if other := re.search(r"(?:^|@\s*)(hg|svn|bzr)\+", line):
+            raise UsageError(f"packages from {other[1]} are not available, only those from git")
         if is_path(line):
             return _at_path(line, folder, text)
         return cls("requirement", line, base=str(folder))
@@ -90,12 +95,6 @@ class Package:
 def is_path(line: str) -> bool:
     """Whether a requirement is written as a path ("./x", "../x", "~/x", "/x", "file:///x", ".")."""
     return bool(_PATH.match(line))
-
-
-def refuse_git(line: str) -> None:
-    """Raise UsageError where a requirement line asks for a git (or other version control) checkout."""
-    if re.search(r"(^|@\s*|\s)(git|hg|svn|bzr)\+", line) or line.startswith(("git:", "git@")):
-        raise UsageError(f"{without_credentials(line)!r}: packages from git are not available yet")
 
 
 def without_credentials(text: str) -> str:

@@ -277,11 +277,17 @@ def _content(file: File, path: Path) -> bytes:
     """What the file holds, or its login's password; nothing where there is no such file."""
     try:
         if file.login is None:
-            return path.read_bytes()
+            return read_bytes(path)
         found = netrc.netrc(path).hosts.get(file.login)
     except (FileNotFoundError, NotADirectoryError, netrc.NetrcParseError):
         return b""
     return os.fsencode(found[2] or "") if found else b""
+
+
+def read_bytes(path: Path) -> bytes:
+    """What is in a file, of a large one no more than it takes to see that."""
+    with open(path, "rb") as file:
+        return file.read(MOST_BYTES + 1)
 
 
 def _unlike(name: str, files: Sequence[SecretFile]) -> str:

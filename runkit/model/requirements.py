@@ -15,7 +15,8 @@ from typing import Any
 
 from runkit.errors import UsageError
 from runkit.model.digest import file_digest
-from runkit.model.package import DISTRIBUTIONS, Package, anchored, is_path, refuse_git, split_path, without_credentials
+from runkit.model.git_package import GitPackage, is_git
+from runkit.model.package import DISTRIBUTIONS, Package, anchored, is_path, split_path, without_credentials
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,7 +33,8 @@ FILE = "@file/"
 TREE = "@tree/"
 """A line that starts so names a source tree of this machine, to be built: `@tree/<digest>/<distribution>[extras] ; marker`."""
 GIT = "@git/"
-"""A line that starts so names a commit of a git repository: `@git/<commit>/<distribution>[extras] @ <url>[#subdirectory=…] ; marker`."""
+"""A line that starts so names a commit of a git repository: `@git/<commit>/<distribution>[extras] @ <url>[#subdirectory=…] ; marker`.
+With `local:` or `reqs:` before the distribution nothing is installed for it; what it asks for is in further lines."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Requirements:
         folders: absolute paths of local folders that are to be importable.
         files: sha256 to absolute path of the wheels and source distributions that `lines` names by content.
         trees: digest to absolute path of the source trees that `lines` names.
+        gits: for each of `lines` that names a package from git, that package.
         origins: for each of `lines`, where the user wrote it.
         notes: what the user should hear about.
     """
@@ -56,6 +59,7 @@ class Requirements:
     origins: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     trees: dict[str, str] = field(default_factory=dict)
+    gits: dict[str, GitPackage] = field(default_factory=dict)
 
     def portable(self) -> dict[str, list[str]]:
         """Lines and constraints as they may be stored: URLs without user names and passwords."""
@@ -65,7 +69,7 @@ class Requirements:
         }
 
 
-def read(packages: Iterable[Package], requirements_files: Iterable[str | Path] = ()) -> Requirements:
+def read(packages: Iterable[Package | GitPackage], requirements_files: Iterable[str | Path] = ()) -> Requirements:
     """Read what packages and requirements files name.
 
     Args:
@@ -90,6 +94,7 @@ class _Reader:
         self._constraints: dict[str, None] = {}
         self._folders: dict[str, None] = {}
         self._files: dict[str, str] = {}
+        self._gits: dict[str, GitPackage] = {}
         self._notes: dict[str, None] = {}
         self._seen: set[tuple[Path, bool]] = set()
 
@@ -101,11 +106,14 @@ class _Reader:
             self._files,
             tuple(self._lines.values()),
             tuple(self._notes),
+            gits=self._gits,
         )
 
-    def package(self, package: Package) -> None:
+    def package(self, package: Package | GitPackage) -> None:
         origin = f"reqs entry {str(package)!r}"
-        if package.kind == "requirement":
+        if isinstance(package, GitPackage):
+            self._git(package, origin)
+        elif package.kind == "requirement":
             self._line(package.target, Path(package.base), origin, constraint=False)
         elif package.kind == "requirements":
             self.file(Path(package.target))
@@ -127,10 +135,18 @@ class _Reader:
             self._line(line, path.parent, f"{path}, line {number}", constraint)
 
     def _line(self, line: str, base: Path, origin: str, constraint: bool) -> None:
-        try:
-            refuse_git(line)
-        except UsageError as error:
-            raise UsageError(f"{origin}: {error}") from None
+        if is_git(asked := re.sub(r"^(-e|--editable)[\s=]+", "", line)):
+            try:
+                package = GitPackage.from_string(asked, base)
+            except UsageError as error:
+                raise UsageError(f"{origin}: {error}") from None
+            if constraint:
+                self._constraints[line] = None
+            else:
+                self._git(package, origin)
+            return
+        if other := re.search(r"(?:^|@\s*|\s)(hg|svn|bzr)\+", line):
+            raise UsageError(f"{origin}: packages from {other[1]} are not available, only those from git")
         option = _OPTION.fullmatch(line)
         if option and "://" not in option["value"].split("#")[0]:
             self._option(option["name"], _unquoted(option["value"]), base, origin, constraint)
@@ -178,6 +194,10 @@ class _Reader:
         self._files[sha256] = str(path)
         line = f"{FILE}{sha256}/{path.name}" + (f"[{','.join(extras)}]" if extras else "")
         self._lines.setdefault(line + (f" ; {marker}" if marker else ""), origin)
+
+    def _git(self, package: GitPackage, origin: str) -> None:
+        self._gits.setdefault(str(package), package)
+        self._lines.setdefault(str(package), origin)
 
     def _folder(self, path: Path, extras: tuple[str, ...], origin: str) -> None:
         if not path.is_dir():

@@ -18,7 +18,8 @@ from typing import Any
 
 from runkit.errors import SecretNotFound, UsageError
 from runkit.model.mistakes import plainly
-from runkit.model.providers import MOST_BYTES, PROVIDERS, Material, SecretFile, places, read
+from runkit.model.providers import MOST_BYTES, PROVIDERS, Material, SecretFile, places, read, read_bytes
+from runkit.wire import handles
 from runkit.wire.names import check_name
 
 ARRIVED = "RUNKIT_SECRETS"
@@ -64,10 +65,7 @@ class _Function:
     def __call__(self) -> Any:
         function = self._function or (_by_name(self.module, self.name) if self._found else None)
         if function is None:
-            raise UsageError(
-                f"{self.module}.{self.name}, which gives it, stayed where it was defined, and it did not come with this env: "
-                "name the secret in the env's secrets"
-            )
+            raise UsageError(f"{self.module}.{self.name}, which gives it, stayed where it was defined")
         return function()
 
     def __reduce__(self) -> Any:
@@ -127,6 +125,8 @@ class Secret:
         env: str | None = None,
         path: str | os.PathLike[str] | None = None,
         value: Callable[[], str | bytes] | None = None,
+        *,
+        source: Keyring | _Function | None = None,  # the field of that name, for whoever copies a Secret by its fields
     ):
         check_name("secret", name)
         if env is not None and not (isinstance(env, str) and _VARIABLE.fullmatch(env)):
@@ -146,7 +146,8 @@ class Secret:
             )
         if path is not None and value is not None:
             raise UsageError(f"the secret {name!r} has a path and a value: give one of them")
-        source = value if value is None or isinstance(value, (Keyring, _Function)) else _Function.of(value)
+        if value is not None:
+            source = value if isinstance(value, (Keyring, _Function)) else _Function.of(value)
         where = None if path is None else os.path.normpath(Path.cwd() / Path(path).expanduser())
         for field, given in (("name", name), ("env", env), ("path", where), ("source", source)):
             object.__setattr__(self, field, given)
@@ -190,17 +191,18 @@ class Secret:
         try:
             material = self._read()
         except UsageError as error:
-            raise SecretNotFound(f"the secret {self.name!r} has no value: {error}") from error.__cause__
+            raise self._not_found(str(error)) from error.__cause__
         except OSError as error:
-            raise SecretNotFound(
-                f"the secret {self.name!r} has no value: {error.filename or 'its file'} cannot be read: {error.strerror}"
-            ) from None
-        size = sum(map(len, material.values().values()))
-        if size > MOST_BYTES:
-            raise UsageError(f"the secret {self.name!r} has {size} bytes: a secret has at most {MOST_BYTES}")
+            raise self._not_found(f"{error.filename or 'its file'} cannot be read: {error.strerror}") from None
+        if sum(map(len, material.values().values())) > MOST_BYTES:
+            raise UsageError(f"the secret {self.name!r} is too long: a secret has at most {MOST_BYTES} bytes")
         if not all(material.values().values()):
-            raise SecretNotFound(f"the secret {self.name!r} has no value: {self._where()} is empty")
+            raise self._not_found(f"{self._where()} is empty")
         return material
+
+    def _not_found(self, why: str) -> SecretNotFound:
+        hint = "; it did not come with this env: name it in the env's secrets" if _in_an_env() else ""
+        return SecretNotFound(f"the secret {self.name!r} has no value: {why}{hint}")
 
     @property
     def is_reference(self) -> bool:
@@ -212,14 +214,15 @@ class Secret:
             return self._called(self.source)
         if self.path is not None:
             path = Path(self.path)
-            return Material(files=(SecretFile(path.name, path.read_bytes(), self.env),))
+            return Material(files=(SecretFile(path.name, read_bytes(path), self.env),))
         if self.env is not None:
             if self.env not in os.environ:
                 raise UsageError(f"{self._where()} is not set")
             return Material({self.env: os.environ[self.env]})
         provider = PROVIDERS.get(self.name)
         if provider is None:
-            raise UsageError("it says neither env=, path= nor value=, and no provider is called so" + _known(self.name))
+            known = "" if _in_an_env() else f", and no provider is called so{_known(self.name)}"
+            raise UsageError(f"it says neither env=, path= nor value={known}")
         material = read(provider)
         if material is None:
             raise UsageError(f"looked for {places(provider)}")
@@ -300,6 +303,10 @@ def _known(name: str) -> str:
     near = difflib.get_close_matches(name.lower(), PROVIDERS, 1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"{hint}; providers are {', '.join(PROVIDERS)}"
+
+
+def _in_an_env() -> bool:
+    return handles.resolver is not None or ARRIVED in os.environ
 
 
 def _by_name(module: str, name: str) -> Callable[[], Any] | None:

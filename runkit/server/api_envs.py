@@ -18,6 +18,7 @@ from runkit.server.head import Head
 from runkit.server.http import body
 from runkit.server.in_time import in_time
 from runkit.server.keys import HEAD
+from runkit.server.secrets import taken
 from runkit.wire import problems
 from runkit.wire.names import DEFAULT_ENV, check_name
 
@@ -41,7 +42,8 @@ async def ensure(request: web.Request) -> web.Response:
     answer: dict[str, Any] = {"env": None, "roots": {}, "worker": None}
     if env := asked.get("env"):
         name = answer["name"] = head.envs.real_name(env.get("name") or DEFAULT_ENV)
-        answer["env"] = head.envs.ask_state(name, env.get("request"), env.get("base"))
+        secrets = dict(env.get("secrets") or {})
+        answer["env"] = head.envs.ask_state(name, env.get("request"), env.get("base"), secrets)
         if answer["env"] == "ready":
             try:
                 answer["worker"] = await head.envs.worker(name)
@@ -97,7 +99,7 @@ async def install(request: web.Request) -> web.StreamResponse:
     If the client goes meanwhile, what is being built is ended, and the env is as it was.
     """
     head = request.app[HEAD]
-    plan = await body(request)
+    plan, secrets = taken(await body(request))
     name = check_name("env", request.match_info["name"])
     if plan.get("name", name) != name or any(field not in plan for field in _NEEDED if field != "name"):
         raise UsageError(f"the plan of env {name!r} lacks a field; it needs {', '.join(_NEEDED)}")
@@ -109,7 +111,8 @@ async def install(request: web.Request) -> web.StreamResponse:
 
     async def work() -> None:
         try:
-            async for event in in_time(head.envs.install({**plan, "name": name}, given_up), name, deadline, given_up):
+            events_of = head.envs.install({**plan, "name": name}, secrets, given_up)
+            async for event in in_time(events_of, name, deadline, given_up):
                 events.put_nowait(event)
         except Exception as error:  # the client is in the middle of a stream: it has to hear of it there
             events.put_nowait({"error": problems.to_json(error)})

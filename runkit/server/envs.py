@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -13,6 +13,7 @@ from runkit.errors import EnvError, EnvNotFound, InstallFailed, RunkitError, Ser
 from runkit.server import default_env, servlets
 from runkit.server.directory import Directory
 from runkit.server.ray_cluster import RayCluster
+from runkit.server.secrets import Held, completed, fingerprints, remove_files
 from runkit.server.servlets import Servlet
 from runkit.server.settings import Settings, read_json, write_json
 from runkit.wire import problems
@@ -38,6 +39,7 @@ class Env:
     def __init__(self, name: str, plan: dict[str, Any]):
         self.name = name
         self.plan = plan
+        self.secrets: Held = {}  # nowhere but here, and in the servlet
         self.servlet: Servlet | None = None
         self.installing = False
         self.state: dict[str, Any] = {"version": 0, "worker": None, "restarts": 0, "failure": ""}
@@ -48,6 +50,11 @@ class Env:
     @property
     def worker(self) -> dict[str, Any] | None:
         return self.state["worker"]
+
+    @property
+    def lacks(self) -> list[str]:
+        """The names of its secrets whose values did not survive."""
+        return sorted(set(self.plan.get("secrets") or {}) - set(self.secrets))
 
     def hear(self, state: dict[str, Any]) -> None:
         """Take over what the servlet says."""
@@ -70,7 +77,7 @@ class Env:
             "state": word, "build": self.plan.get("build"), "request": self.plan.get("request"), "python": self.plan.get("python"),
             "alias": self.plan.get("alias") or "", "packages": len(self.plan.get("packages") or ()),
             "worker": self.worker, "keys": keys, "compute": self.plan.get("compute") or {}, "restarts": self.state["restarts"],
-            "failure": self.state["failure"],
+            "failure": self.state["failure"], "secrets": sorted(self.plan.get("secrets") or {}), "secrets_lost": self.lacks,
         }  # fmt: skip
 
 
@@ -150,18 +157,20 @@ class Envs:
                 env.hear(await asyncio.wait_for(env.servlet.ask("state"), LOOK_SECONDS))
         return env.state
 
-    def ask_state(self, name: str, request: str | None, base: str | None = None) -> str:
+    def ask_state(self, name: str, request: str | None, base: str | None, secrets: Mapping[str, str]) -> str:
         """How the env compares with what a client wants: "ready", "changed" or "missing".
 
         Args:
             request: what it should have been asked to be; None: whatever it is.
             base: of the default env, what it should have been made of; None: whatever it is.
+            secrets: name -> fingerprint, of those that the client has.
         """
         env = self._envs.get(name)
         if env is None:
             return "missing"
         wanted = {"request": request, "base": base}
-        return "ready" if all(value in (None, env.plan.get(field)) for field, value in wanted.items()) else "changed"
+        same = all(value in (None, env.plan.get(field)) for field, value in wanted.items())
+        return "ready" if same and secrets.items() <= fingerprints(env.secrets).items() else "changed"
 
     async def death(self, name: str, generation: int) -> dict[str, Any] | None:
         """How that worker ended; None if it runs, or nobody knows."""
@@ -220,14 +229,19 @@ class Envs:
                 await self.ray_up.wait()  # its servlet may be taken over from an earlier server until then
                 env = self.get(name)
                 if env.servlet is None:
-                    async for event in self._install(env, env.plan, given_up):
+                    async for event in self._install(env, env.plan, env.secrets, given_up):
                         _raise_error(event)
+                    if env.lacks:
+                        log.warning("env %r runs without its secrets %s: it has to be sent again", name, env.lacks)
 
-    async def install(self, plan: dict[str, Any], given_up: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
+    async def install(
+        self, plan: dict[str, Any], secrets: Held, given_up: asyncio.Event
+    ) -> AsyncIterator[dict[str, Any]]:
         """Make an env what the plan says; events as they come, the last is {"done": …} or {"error": …}.
 
         Args:
             plan: an EnvPlan.
+            secrets: the values of its secrets, those that are new.
             given_up: once it is set, nobody wants this any more: what is being built is ended, and the env is as it was.
         """
         name = check_name("env", plan["name"])
@@ -241,7 +255,9 @@ class Envs:
             if self._lock(name).locked():
                 yield {"phase": "wait for another change of the same env"}
             async with self._lock(name):
-                async for event in self._install(self._envs.get(name) or Env(name, plan), plan, given_up):
+                env = self._envs.get(name) or Env(name, plan)
+                held = completed(plan.get("secrets") or {}, secrets, env.secrets)
+                async for event in self._install(env, plan, held, given_up):
                     yield event
 
     def _lock(self, name: str) -> asyncio.Lock:
@@ -270,7 +286,9 @@ class Envs:
         waits = (asyncio.wait_for(lock.acquire(), GIVE_UP_SECONDS) for lock in self._locks.values())
         await asyncio.gather(*waits, return_exceptions=True)
 
-    async def _install(self, env: Env, plan: dict[str, Any], given_up: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
+    async def _install(
+        self, env: Env, plan: dict[str, Any], secrets: Held, given_up: asyncio.Event
+    ) -> AsyncIterator[dict[str, Any]]:
         env.installing = True
         placed = False
         try:
@@ -281,7 +299,7 @@ class Envs:
                 if env.servlet is None or (plan.get("compute") or {}) != (env.plan.get("compute") or {}):
                     compute = await servlets.affordable(self._ray, env.name, plan.get("compute") or {})
                     if env.servlet is not None:  # built before the old one goes: if that fails, nothing has happened
-                        async for event in env.servlet.run("build", plan, given_up):
+                        async for event in env.servlet.run("build", plan, secrets, given_up):
                             if "built" not in event:
                                 yield event
                             if "error" in event:
@@ -291,9 +309,9 @@ class Envs:
                     async for event in self._place(env, compute, given_up):
                         yield event
                 assert env.servlet is not None  # placed
-                async for event in env.servlet.run("install", plan, given_up):
+                async for event in env.servlet.run("install", plan, secrets, given_up):
                     if "done" in event:
-                        done = await self._installed(env, plan, event["done"])
+                        done = await self._installed(env, plan, secrets, event["done"])
                         event = {
                             "done": {
                                 **done,
@@ -313,7 +331,7 @@ class Envs:
         finally:
             env.installing = False
 
-    async def _installed(self, env: Env, plan: dict[str, Any], done: dict[str, Any]) -> dict[str, Any]:
+    async def _installed(self, env: Env, plan: dict[str, Any], secrets: Held, done: dict[str, Any]) -> dict[str, Any]:
         order = done.pop("switch", None)
         if order is not None:
             try:
@@ -324,7 +342,7 @@ class Envs:
                 replaced = await env.servlet.ask("replace", "the worker could not be switched")
                 done = {**done, **replaced, "replaced_worker": True}
         await self._directory.arrival(env.name, done["worker"]["generation"])
-        env.plan = plan
+        env.plan, env.secrets = plan, secrets
         env.has_run = True
         env.hear(done)
         self._envs[env.name] = env
@@ -428,6 +446,7 @@ class Envs:
                 await self._drop_servlet(env)
                 self._directory.forget(name)
             (self._settings.envs / f"{name}.json").unlink(missing_ok=True)
+            remove_files(self._settings, name)
             del self._envs[name]
             if name == DEFAULT_ENV:
                 await asyncio.to_thread(default_env.ensure, self._settings)
@@ -450,11 +469,13 @@ class Envs:
                 state = await asyncio.wait_for(servlet.ask("state"), 5.0)
                 if env is None or env.servlet is not None or state["plan"]["build"] != env.plan.get("build"):
                     raise EnvError("nobody asked for it")
+                held = {one: await servlet.ask("secret", one) for one in state["secrets"]}
             except (RunkitError, TimeoutError, asyncio.TimeoutError) as error:
                 log.info("servlet %s is not taken over: %s", servlet.actor, error)
                 await servlet.end()
                 continue
             env.servlet = servlet
+            env.secrets = completed(env.plan.get("secrets") or {}, {}, held)
             env.has_run = True
             env.hear(state)
             self._watch(env)

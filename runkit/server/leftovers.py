@@ -1,4 +1,4 @@
-"""What a server of this port that could not end its own left behind: its Ray, its workers, what they started."""
+"""What a server of this port that could not end its own left behind: its Ray, its workers, what they started, files of secrets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from runkit.server.settings import Settings
 from runkit.servlet.processes import ProcessId, end, marked, of_session
+from runkit.servlet.secrets import remove_all
 
 
 def end_leftovers(settings: Settings, head: ProcessId | None, say: Callable[[str], None] = lambda text: None) -> bool:
@@ -26,4 +27,5 @@ def end_leftovers(settings: Settings, head: ProcessId | None, say: Callable[[str
         found = True
         say(f"end what an earlier server left: {', '.join(sorted(one.name() for one in left))}")
         end(left, gently)
+    remove_all(settings.runtime)
     return found

@@ -11,6 +11,7 @@ from typing import Any
 
 from runkit.errors import RunkitError, UsageError
 from runkit.server.ray_cluster import RayCluster, address, shared_variables
+from runkit.server.secrets import Held
 from runkit.server.settings import Settings
 
 STOP_SECONDS = 20.0
@@ -33,7 +34,9 @@ class Servlet:
         """
         return await self._ray.request("ask", actor=self.actor, method=method, args=arguments)
 
-    async def run(self, method: str, plan: Mapping[str, Any], given_up: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
+    async def run(
+        self, method: str, plan: Mapping[str, Any], secrets: Held, given_up: asyncio.Event
+    ) -> AsyncIterator[dict[str, Any]]:
         """The events of `install` or `build` as they come; what is built is ended once it is given up."""
         ticket = uuid.uuid4().hex
 
@@ -44,7 +47,9 @@ class Servlet:
 
         ending = asyncio.ensure_future(end())
         try:
-            async for event in self._ray.stream("stream", actor=self.actor, method=method, args=[dict(plan), ticket]):
+            async for event in self._ray.stream(
+                "stream", actor=self.actor, method=method, args=[dict(plan), ticket, *secrets.values()]
+            ):
                 yield event
         finally:
             ending.cancel()
@@ -62,6 +67,7 @@ async def create(ray: RayCluster, settings: Settings, name: str, compute: Mappin
     """Make the env's actor; it waits in Ray's queue until its resources are free."""
     place = {
         "home": str(settings.home),
+        "runtime": str(settings.runtime),
         "uv": str(settings.uv),
         "sockets": str(settings.sockets),
         "control": str(settings.control),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from runkit.servlet.install import Built, install, read_marker, site_packages
 from runkit.servlet.keeper import Keeper
 from runkit.servlet.processes import MARK
 from runkit.servlet.programs import Emit
-from runkit.servlet.spawn import WorkerSpec, clean_environment
+from runkit.servlet.secrets import Secrets
+from runkit.servlet.spawn import WorkerSpec, clean_environment, short
 from runkit.servlet.uses import Uses
 from runkit.wire import problems
 from runkit.wire.installers import is_disk_full
@@ -33,7 +34,7 @@ class EnvServlet:
     """One env on its node.
 
     Args:
-        place: the server's folders: home, uv, sockets, control, log, code, vendor, mark, and `variables` for every worker.
+        place: the server's folders: home, runtime, uv, sockets, control, log, code, vendor, mark, and `variables` for every worker.
         name: the env's name.
         generation: the number of its first worker; higher than any it had before.
     """
@@ -47,6 +48,8 @@ class EnvServlet:
         self._install_lock = threading.Lock()
         self._builds: dict[str, threading.Event] = {}
         self._uses = Uses(Path(place["home"]))
+        file_name = short(name)
+        self._secrets = Secrets(place["runtime"], file_name, os.path.join(place["sockets"], f"{file_name}.secrets"))
 
     def pid(self) -> int:
         """The actor's own process."""
@@ -54,33 +57,55 @@ class EnvServlet:
 
     # -- install
 
-    def install(self, plan: dict[str, Any], ticket: str) -> Iterator[dict[str, Any]]:
+    def install(self, plan: dict[str, Any], ticket: str, *secrets: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Build the env and have its worker run it; events as they come, {"done": …} or {"error": …} last.
 
         Args:
             plan: an EnvPlan.
             ticket: what it can be given up by.
+            secrets: those of the plan's secrets whose values are known, each an argument of its own: Ray sends small ones with
+                the call, and keeps large ones where they may be written to the disk.
         """
-        yield from self._events("done", self._install, plan, ticket)
+        yield from self._events("done", self._install, plan, ticket, secrets)
 
-    def build(self, plan: dict[str, Any], ticket: str) -> Iterator[dict[str, Any]]:
+    def build(self, plan: dict[str, Any], ticket: str, *secrets: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Build the env's folder and leave everything else as it is; {"built": …} or {"error": …} last."""
-        yield from self._events("built", lambda *build: self._build(*build).build, plan, ticket)
+        yield from self._events("built", lambda *build: self._build(*build).build, plan, ticket, secrets)
 
     def _events(
-        self, last: str, do: Callable[[dict[str, Any], Emit, threading.Event], Any], plan: dict[str, Any], ticket: str
+        self,
+        last: str,
+        do: Callable[[dict[str, Any], Emit, threading.Event], Any],
+        plan: dict[str, Any],
+        ticket: str,
+        secrets: Sequence[dict[str, Any]],
     ) -> Iterator[dict[str, Any]]:
         events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         given_up = self._builds.setdefault(ticket, threading.Event())
 
+        blot = self._secrets.blot()
+
+        def put(event: dict[str, Any]) -> None:
+            events.put(blot(event))
+
+        def make() -> Any:
+            nonlocal blot
+            before = self._secrets.take(plan.get("secrets") or {}, secrets)
+            blot = self._secrets.blot()
+            try:
+                return do(plan, put, given_up)
+            except BaseException:
+                self._secrets.take(*before)
+                raise
+
         def work() -> None:
             try:
                 with self._install_lock:
-                    events.put({last: do(plan, events.put, given_up)})
+                    put({last: make()})
             except Exception as error:  # a folder that cannot be written, say: the user has to hear of it
                 known = isinstance(error, RunkitError) or is_disk_full(error)
                 told = error if known else InstallFailed(f"{type(error).__name__}: {error}")
-                events.put({"error": problems.to_json(told)})
+                put({"error": problems.to_json(told)})
             finally:
                 self._builds.pop(ticket, None)
                 events.put(None)
@@ -95,9 +120,12 @@ class EnvServlet:
         # Found by this where server and Ray are killed. No env has that name: what a set-up command leaves is no worker's to end.
         environment[MARK] = f"{self._place['mark']}:(build)"
         place = {name: Path(self._place[name]) for name in ("home", "uv")}
+        # The set-up commands get the env's variables, and the secrets as well.
+        variables = {**(plan.get("env_vars") or {}), **self._secrets.variables()}
         new = self._uses.hold(plan["build"])
         try:
-            return install(plan, **place, environment=environment, emit=emit, given_up=given_up)
+            wanted = {**plan, "env_vars": variables}
+            return install(wanted, **place, environment=environment, emit=emit, given_up=given_up)
         except BaseException:
             if new:
                 self._uses.end(plan["build"])
@@ -157,6 +185,7 @@ class EnvServlet:
             "roots": plan.get("roots") or [],
             "working_dir": plan.get("working_dir"),
             "paths": added,
+            "secrets": self._secrets.socket,  # where the worker asks for them
         }
 
     def _spec(self, plan: Mapping[str, Any], python: str) -> WorkerSpec:
@@ -175,6 +204,7 @@ class EnvServlet:
             roots=tuple(plan.get("roots") or ()),
             working_dir=plan.get("working_dir"),
             vendor=place["vendor"],
+            secrets=self._secrets,
         )
 
     # -- the worker
@@ -184,7 +214,12 @@ class EnvServlet:
         return {
             **self._keeping().state(),
             "plan": {name: self._plan.get(name) for name in ("build", "request", "python")},
+            "secrets": self._secrets.names(),
         }
+
+    def secret(self, name: str) -> dict[str, Any]:
+        """One of the secrets that it holds."""
+        return self._secrets.one(name)
 
     def watch(self, seen: int, seconds: float) -> dict[str, Any]:
         """`state()` as soon as it is another than version `seen`, at the latest after so many seconds."""
@@ -210,6 +245,7 @@ class EnvServlet:
             self._install_lock.release()
         if self._keeper is not None:
             self._keeper.stop()
+        self._secrets.clear()
 
     def _keeping(self) -> Keeper:
         if self._keeper is None:

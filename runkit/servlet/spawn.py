@@ -22,6 +22,7 @@ from typing import Any
 
 from runkit.errors import EnvError
 from runkit.servlet.processes import MARK, ProcessId, end, marked, memory
+from runkit.servlet.secrets import Secrets
 from runkit.wire import running
 
 READY_SECONDS = 60.0
@@ -53,6 +54,7 @@ class WorkerSpec:
         environment: what the worker starts with; `env_vars` come on top.
         env_vars: the user's variables.
         roots_home, roots, working_dir, vendor: as the worker's configuration has them.
+        secrets: of the env, as they are when a worker starts.
     """
 
     env: str
@@ -68,6 +70,7 @@ class WorkerSpec:
     roots: tuple[Mapping[str, Any], ...] = ()
     working_dir: str | None = None
     vendor: str = ""
+    secrets: Secrets | None = None
 
     def but(self, **changes: Any) -> WorkerSpec:
         """A copy with some values changed."""
@@ -110,7 +113,7 @@ class WorkerProcess:
     def __init__(self, spec: WorkerSpec, generation: int):
         self.spec = spec
         self.generation = generation
-        self.socket = os.path.join(spec.sockets, f"{_short(spec.env)}-{generation}.sock")
+        self.socket = os.path.join(spec.sockets, f"{short(spec.env)}-{generation}.sock")
         self.started = time.time()
         self.reason = "died"
         self.why = ""
@@ -133,6 +136,7 @@ class WorkerProcess:
             "socket": self.socket,
             "env_vars": dict(spec.env_vars),
             "roots": list(spec.roots),
+            "secrets": spec.secrets.told() if spec.secrets else {},
             "stdout_fd": out_read,
             "stderr_fd": err_read,
             "ready_fd": ready_write,
@@ -325,13 +329,23 @@ def clean_environment(inherited: Mapping[str, str], keep: tuple[str, ...] = ()) 
 def write_ray_python(spec: WorkerSpec) -> str:
     """Write what Ray starts as the Python of the env's tasks; gives its path.
 
-    The env's variables are in this file, which only this user can read: what Ray is told of them it would log.
+    The env's variables are in this file, which only this user can read: what Ray is told of them it would log. Its secrets are in no
+    such file: what is started asks for them.
     """
-    path = os.path.join(spec.sockets, f"{_short(spec.env)}.ray-python")
+    start = [spec.python]
+    if spec.secrets and spec.secrets.socket:
+        start += [
+            "-I",
+            "-S",
+            os.path.join(os.path.dirname(spec.boot), "ray_python.py"),
+            spec.secrets.socket,
+            spec.python,
+        ]
+    path = os.path.join(spec.sockets, f"{short(spec.env)}.ray-python")
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in spec.env_vars.items())
     partial = f"{path}.{os.getpid()}"
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700), "w", encoding="utf-8") as file:
-        file.write(f'#!/bin/sh\n{exports}exec {shlex.quote(spec.python)} "$@"\n')
+        file.write(f'#!/bin/sh\n{exports}exec {shlex.join(start)} "$@"\n')
     os.replace(partial, path)
     return path
 
@@ -344,7 +358,7 @@ def _folder(spec: WorkerSpec) -> str:
     return home if os.path.isdir(home) else "/"
 
 
-def _short(env: str) -> str:
+def short(env: str) -> str:
     """A file name of few bytes for an env: a socket's path holds 107."""
     safe = "".join(letter for letter in env if letter.isalnum())[:12]
     return f"{safe}{zlib.crc32(env.encode()):08x}"

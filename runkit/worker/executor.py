@@ -65,6 +65,8 @@ class Executor:
         self.output: Output
         self.prepared = threading.Event()
         """Set when calls can begin: user code's ways to start processes and threads are watched."""
+        self.advice = ""
+        """What is said with every error: something the env should have is missing."""
         self._state: Any = bytearray(running.NOTE.size)
         if state:
             with open(os.open(state, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
@@ -239,6 +241,8 @@ class Executor:
             if task.cancelled:
                 task.finish(frames.CANCELLED, {"stopped": True})
                 return
+            if self.advice and self.advice not in getattr(error, "__notes__", ()):
+                failure.add_note(error, self.advice)
             described, parts = failure.pack(error, self._hide)
             self._finishing(task, parts)
             task.finish(frames.ERROR, {"failure": described}, parts)

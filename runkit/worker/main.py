@@ -19,6 +19,7 @@ from runkit.worker.control import Control
 from runkit.worker.executor import Executor
 from runkit.worker.operations import Operations
 from runkit.worker.output import Output
+from runkit.worker.secrets import Secrets, fetch
 from runkit.worker.session import Session, Sessions
 from runkit.worker.stopper import Stopper
 from runkit.worker.store import Store
@@ -41,12 +42,14 @@ class Worker:
     """One env's process.
 
     Args:
-        config: what the keeper says: env, generation, socket, control, roots_home, roots, working_dir, log, vendor, and the
+        config: what the keeper says: env, generation, socket, control, roots_home, roots, working_dir, log, vendor, secrets, and the
             descriptors stdout_fd, stderr_fd, ready_fd and lifeline_fd.
     """
 
     def __init__(self, config: dict[str, Any]):
         self.env: str = config["env"]
+        self.secrets = Secrets(self.env)
+        self.secrets.take(config.pop("secrets", {}))
         self.config = config
         self.control = Control(config.get("control", ""), self._hello, self._order)
         self.store = Store(self.env, self.control)
@@ -60,6 +63,7 @@ class Worker:
             hide,
             config["socket"] + ".running",
         )
+        self.executor.advice = self.secrets.advice
         self.output = self.executor.output = Output(
             config["stdout_fd"],
             config["stderr_fd"],
@@ -169,6 +173,9 @@ class Worker:
         if message["op"] == "drop":
             self.store.drop(message["key"])
         elif message["op"] == "switch":
+            if message.get("secrets"):
+                self.secrets.take(fetch(message["secrets"]))
+                self.executor.advice = self.secrets.advice
             self.code.switch(message.get("roots", ()), message.get("working_dir"), message.get("paths", ()))
         elif message["op"] == "keys":
             return self.store.keys()

@@ -33,6 +33,7 @@ class Session:
         self._tasks: dict[int, Task] = {}
         self.closed = False
         self._greeted = False
+        self._advised = ""
         self.sock: socket.socket | None = None
         self._lock = threading.Lock()
         self.lane = Lane(inline, self._want_bulk)
@@ -115,6 +116,11 @@ class Session:
             task = Task(self, frame)
             with self._lock:
                 self._tasks[task.call] = task
+            advice = self._worker.executor.advice
+            if advice != self._advised and frame.meta.get("op", "run") == "run":  # once, to whoever may wonder
+                self._advised = advice
+                if advice:
+                    self.send(frames.LOG, task.call, {"s": 2}, [f"[runkit: {advice}]\n".encode()], 0, False)
             self._worker.executor.submit(task)
         elif frame.kind == frames.DEFINE:
             self.targets[frame.meta["target"]] = {**frame.meta, "parts": frame.parts}

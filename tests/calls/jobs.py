@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import subprocess
@@ -387,3 +388,7 @@ def in_ray() -> dict[str, Any]:
         }
     finally:
         ray.shutdown()
+
+
+def attribute_of(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)

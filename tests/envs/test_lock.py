@@ -13,7 +13,7 @@ from runkit.client.host_platform import Platform
 from runkit.client.lock import Lock
 from runkit.client.resolve import resolve
 from runkit.client.uvtool import index_settings
-from runkit.errors import ResolutionFailed, UsageError
+from runkit.errors import ResolutionFailed
 from runkit.model.env import env
 
 
@@ -138,12 +138,6 @@ def test_a_password_is_not_in_the_explanation(shop: Index, target: Platform) -> 
     with pytest.raises(ResolutionFailed) as caught:
         lock_of([f"--index-url {shop.url.replace('http://', 'http://me:hunter2@')}", "quince"], target)
     assert "hunter2" not in str(caught.value) + caught.value.output
-
-
-def test_git_and_folders_below_requirements_are_refused_in_words(shop: Index, target: Platform, tmp_path: Path) -> None:
-    (tmp_path / "requirements.txt").write_text("apple\nfig @ git+https://example.org/fig\n")
-    with pytest.raises(UsageError, match=r"line 2.*not available yet"):
-        lock_of([f"reqs:{tmp_path}"], target)
 
 
 def test_no_requirements_need_no_uv(target: Platform) -> None:

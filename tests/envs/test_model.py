@@ -76,8 +76,8 @@ def test_paths_are_folders_files_or_requirements(here: Path, monkeypatch: pytest
         ("local:nowhere", "no folder"),
         ("reqs:./nowhere", "no file"),
         ("./notes.txt", "reqs:./notes.txt"),
-        ("git+https://example.org/x", "not available yet"),
-        ("x @ git+ssh://git@example.org/x", "not available yet"),
+        ("hg+https://example.org/x", "only those from git"),
+        ("x @ svn+ssh://me@example.org/x", "only those from git"),
         ("conda:x", "not available yet"),
     ],
 )

@@ -20,6 +20,7 @@ import pytest
 import runkit as rk
 from runkit.errors import SecretNotFound, UsageError
 from runkit.model.env import Env
+from runkit.model.kept import kept, restored
 from runkit.model.providers import PROVIDERS
 
 VALUE = "pä ss'w\"o$r`d\n@/:%"
@@ -100,7 +101,7 @@ def test_it_travels_as_a_reference(home: Path, monkeypatch: pytest.MonkeyPatch) 
     one, two, three, four, five = (pickle.loads(cloudpickle.dumps(s)) for s in three_ways(home, monkeypatch))
     assert one.value() == two.value() == VALUE
     for alone in (three, four):  # their functions could hold the value, and stay here
-        with pytest.raises(SecretNotFound, match="name the secret in the env's secrets"):
+        with pytest.raises(SecretNotFound, match="which gives it, stayed where it was defined"):
             alone.value()
     module = types.ModuleType("vault_of_mine")
     exec(f"def get(): return {VALUE!r}", module.__dict__)
@@ -110,6 +111,14 @@ def test_it_travels_as_a_reference(home: Path, monkeypatch: pytest.MonkeyPatch) 
     assert repr(importable) == "Secret('six', value=<function vault_of_mine.get>)"
     monkeypatch.setitem(sys.modules, "keyring", types.SimpleNamespace(get_password=lambda *entry: "/".join(entry)))
     assert five.value() == "service/user"
+
+
+def test_a_saved_cluster_keeps_the_reference(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = rk.env(secrets=["aws", *three_ways(home, monkeypatch)[:2], rk.Secret("k", value=rk.Secret.keyring("s", "u"))])
+    assert restored(json.loads(text := json.dumps(kept(env, "env")))) == env
+    assert "o$r" not in text
+    with pytest.raises(UsageError, match="cannot be written to a file"):
+        kept(rk.env(secrets=[rk.Secret("f", value=lambda: VALUE)]), "env")
 
 
 def test_what_is_wrong_is_said_without_the_value(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

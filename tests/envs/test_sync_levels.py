@@ -242,3 +242,20 @@ def test_a_requirement_that_names_a_folder_of_this_machine(
     replicating.send(venv)
     assert {root.path for root in replicating.replica.roots} == {leaf, top}
     assert versions(host) == {"leaf": "1.0", "top": "1.0"}
+
+
+def test_an_install_from_git_goes_at_its_commit(
+    replicating: Client, host: Host, venv: Venv, tmp_path: Path
+) -> None:
+    import subprocess
+
+    folder = project(tmp_path / "repository" / "below", "plum").parent
+    git = ["git", "-c", "user.name=me", "-c", "user.email=me@example.org", "-C", str(folder)]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    venv.install(f"plum @ git+{folder.as_uri()}#subdirectory=below")
+    (folder / "below/src/plum/__init__.py").write_text("VALUE = 2\n")
+    subprocess.run([*git, "commit", "-qam", "second"], check=True)
+    replicating.send(venv)
+    assert host.run("e", "import plum; print(plum.VALUE)") == "1"
+    assert not replicating.send(venv).changed

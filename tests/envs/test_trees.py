@@ -21,6 +21,7 @@ from runkit.client.ship import Shipment
 from runkit.client.trees import Trees, tree_digest
 from runkit.client.wheels import WheelStore
 from runkit.errors import BuildFailed, UsageError
+from runkit.model.env_request import merge
 from runkit.model.requirements import TREE, Requirements
 
 _LITTER = """
@@ -207,3 +208,12 @@ def test_the_installed_tree_runs(host: Host, builds: Path, tmp_path: Path, monke
     assert deployer.send(env("e")).changed
     assert host.run("e", "import plum; print(plum.__version__)") == "1.0"
     assert not deployer.send(env("e")).changed
+
+
+def test_a_tree_takes_the_place_of_an_older_state_of_it() -> None:
+    """Added to an env that has it: a new state replaces it, its mere name changes nothing."""
+    kept = Requirements((f"{TREE}aa/plum[x]", "apple"), origins=("a", "b"), trees={"aa": "/old"})
+    newer = Requirements((f"{TREE}bb/plum",), origins=("c",), trees={"bb": "/new"})
+    assert merge(kept, newer, {"plum": "1.0"}).lines == ("apple", f"{TREE}bb/plum")
+    assert merge(kept, Requirements(("plum>=1",), origins=("c",)), {"plum": "1.0"}).lines == kept.lines
+    assert merge(kept, Requirements(("plum>1",), origins=("c",)), {"plum": "1.0"}).lines == ("apple", "plum>1")

@@ -418,7 +418,8 @@ def test_log_of_an_env(server: Server) -> None:
 
 def test_a_build_is_given_up_before_it_begins(tmp_path: Path) -> None:
     """The order to end it may overtake it on their way through Ray."""
-    place = {"home": str(tmp_path), "uv": uv.find_uv_bin(), "mark": str(tmp_path), "variables": {}}
+    folders = dict.fromkeys(("home", "runtime", "sockets", "mark"), str(tmp_path))
+    place = {**folders, "uv": uv.find_uv_bin(), "variables": {}}
     servlet = EnvServlet(place, "early", 1)
     servlet.give_up("second")
     assert list(servlet.build(plan("early"), "first"))[-1] == {"built": "test-early"}

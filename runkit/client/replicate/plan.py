@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from runkit.client.git_requirements import package_of
 from runkit.client.host_platform import Platform
 from runkit.client.lock import Lock
 from runkit.client.replicate import levels
@@ -21,6 +22,7 @@ from runkit.client.scan import Distribution, ImportRoot, LocalEnvironment
 from runkit.client.trees import tree_digest
 from runkit.errors import SyncRefused, UsageError
 from runkit.model.digest import file_digest
+from runkit.model.git_package import GitPackage
 from runkit.model.package import Package
 from runkit.model.package_sync import AS_IS, PackageSync
 from runkit.model.requirements import FILE, GIT, TREE, Requirements
@@ -98,6 +100,7 @@ class Plan:
             files=dict(place for line, place in local if line.startswith(FILE)),
             origins=("the local environment",) * len(asked),
             trees=dict(place for line, place in local if line.startswith(TREE)),
+            gits={entry.line: package for entry in asked if (package := package_of(entry.line))},
         )
 
     @property
@@ -145,7 +148,7 @@ def make_plan(
     target: Platform,
     *,
     home: Path,
-    given: Iterable[Package] = (),
+    given: Iterable[Package | GitPackage] = (),
 ) -> Plan:
     """Decide what becomes of each package.
 
@@ -173,7 +176,12 @@ def _check_python(local: LocalEnvironment, target: Platform) -> None:
 
 class _Planner:
     def __init__(
-        self, local: LocalEnvironment, sync: PackageSync, target: Platform, home: Path, given: Iterable[Package]
+        self,
+        local: LocalEnvironment,
+        sync: PackageSync,
+        target: Platform,
+        home: Path,
+        given: Iterable[Package | GitPackage],
     ):
         self.local = local
         self.sync = sync
@@ -383,8 +391,10 @@ def _local_path(direct_url: Mapping[str, Any]) -> str:
     return os.path.join(path, direct_url["subdirectory"]) if direct_url.get("subdirectory") else path
 
 
-def name_of(package: Package) -> str | None:
+def name_of(package: Package | GitPackage) -> str | None:
     """The normalised name of the package that an entry of `reqs` names; None for a file of requirements or a folder."""
+    if isinstance(package, GitPackage):
+        return str(canonicalize_name(package.package_name)) if package.package_name else None
     if package.kind == "file":
         return str(canonicalize_name(re.split(r"-\d", os.path.basename(package.target))[0]))
     if package.kind != "requirement" or package.target.startswith("-"):

@@ -1,0 +1,190 @@
+"""A token for git, without a trace: git asks a helper, the helper asks this process, over a socket that only this user reaches.
+
+The token is in no argument, no environment, no file and no URL. The helper lives as long as one git command; it answers for the
+server that the token was given for and for nobody else, so a submodule elsewhere, or a redirect, does not get it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import socket
+import struct
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from runkit.errors import RunkitError, UsageError
+from runkit.model.git_package import GitPackage
+from runkit.model.secret import Secret
+from runkit.wire import places
+
+_PROMPT = re.compile(r"(?P<what>Username|Password) for '(?P<url>[^']*)'")
+_HELPER = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({path!r})
+    server.sendall(sys.argv[1].encode() + b"\\0")
+    with server.makefile("rb") as file:
+        answer = file.read()
+sys.stdout.buffer.write(answer)
+sys.exit(not answer)
+"""
+
+Origin = tuple[str, str, int | None]
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who to be at one server."""
+
+    origin: Origin
+    username: str | None
+    token: Secret
+
+    @classmethod
+    def of(cls, package: GitPackage) -> Login | None:
+        """The login that a package names; None if it names none."""
+        if package.token is None:
+            return None
+        return cls(origin(package.git_url), package.username, package.token)
+
+    @property
+    def address(self) -> str:
+        """The server, as git's configuration names it."""
+        scheme, host, port = self.origin
+        host = f"[{host}]" if ":" in host else host
+        return f"{scheme}://{host}" + (f":{port}" if port else "")
+
+    @property
+    def user(self) -> str:
+        """The user name: servers that take tokens want some word there, and each has its own."""
+        if self.username:
+            return self.username
+        host = self.origin[1]
+        if host == "github.com":
+            return "x-access-token"
+        if host == "bitbucket.org":
+            return "x-token-auth"
+        return "oauth2" if "gitlab" in host else "git"
+
+
+def origin(url: str) -> Origin:
+    """Scheme, host and port of a URL."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port
+
+
+class Askpass:
+    """Answers git's questions for a login while the `with` lasts.
+
+    Attributes:
+        variables: what git's environment needs for it.
+        settings: arguments for git: the user's own credential helpers stay out of it, for these servers.
+        refusal: why a token could not be read, once git has asked for it.
+    """
+
+    def __init__(self, logins: Iterable[Login]) -> None:
+        self._logins = {login.origin: login for login in logins}
+        self._values: set[str] = set()
+        self._stack = contextlib.ExitStack()
+        self.variables: dict[str, str] = {}
+        self.settings: list[str] = []
+        self.refusal: Exception | None = None
+        for login in self._logins.values():
+            self.settings += ["-c", f"credential.{login.address}.helper="]
+            # With this, newer gits do not try what stands in ~/.netrc first.
+            self.settings += ["-c", f"http.{login.address}/.proactiveAuth=basic"]
+
+    def __enter__(self) -> Askpass:
+        if self._logins:
+            with contextlib.ExitStack() as opened:
+                self._open(opened)
+                self._stack = opened.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
+
+    def without_values(self, text: str) -> str:
+        """The text without the values that were given out, should git or a server have repeated one."""
+        for value in self._values:
+            for form in {value, quote(value, safe=""), quote(value)}:
+                text = text.replace(form, "***")
+        return text
+
+    def without_variables(self, variables: dict[str, str]) -> dict[str, str]:
+        """An environment without the variables that the tokens are read from: programs it is given to show it to `ps`."""
+        named = {login.token.env for login in self._logins.values()}
+        return {name: value for name, value in variables.items() if name not in named}
+
+    def _open(self, opened: contextlib.ExitStack) -> None:
+        # The script lies in a folder of runkit's own, as nothing may be run from some /tmp; a socket's path has to be short.
+        folder = Path(tempfile.mkdtemp(prefix="ask-", dir=places.private(places.home() / "git")))
+        opened.callback(shutil.rmtree, folder, ignore_errors=True)
+        short = Path(tempfile.mkdtemp(prefix="rk-ask-", dir=places.runtime_root()))
+        opened.callback(shutil.rmtree, short, ignore_errors=True)
+        server = opened.enter_context(socket.socket(socket.AF_UNIX))
+        server.bind(str(short / "s"))
+        server.listen(8)
+        script = folder / "askpass"
+        code = _HELPER.format(path=str(short / "s"))
+        script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS -c {shlex.quote(code)} "$1"\n')
+        script.chmod(0o700)
+        thread = threading.Thread(target=self._serve, args=[server], name="runkit-askpass", daemon=True)
+        opened.callback(thread.join, 5)
+        opened.callback(_shut, server)
+        thread.start()
+        self.variables = {"GIT_ASKPASS": str(script)}
+
+    def _serve(self, server: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(10)
+                peer = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+                if peer[1] == os.getuid():
+                    asked = b""
+                    while not asked.endswith(b"\0") and len(asked) < 65536 and (chunk := connection.recv(4096)):
+                        asked += chunk
+                    connection.sendall(self._answer(asked.rstrip(b"\0").decode(errors="replace")))
+
+    def _answer(self, prompt: str) -> bytes:
+        asked = _PROMPT.search(prompt)
+        try:
+            login = self._logins.get(origin(asked["url"])) if asked else None
+        except ValueError:
+            login = None
+        if asked is None or login is None:
+            return b""
+        if asked["what"] == "Username":
+            return login.user.encode() + b"\n"
+        try:
+            value = login.token.value()
+            if not isinstance(value, str) or not value or set(value) & set("\r\n\0"):
+                raise UsageError(f"{login.token!r} is no token: it is empty, or has a line break in it")
+        except RunkitError as error:
+            self.refusal = error
+            return b""
+        except Exception as error:
+            # What a function of the user's raises may hold the value: its type is all that is told.
+            self.refusal = UsageError(f"{login.token!r} cannot be read: {type(error).__name__}")
+            return b""
+        self._values.add(value)
+        return value.encode() + b"\n"
+
+
+def _shut(server: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        server.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts

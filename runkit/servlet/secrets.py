@@ -1,0 +1,232 @@
+"""An env's secrets on its node: in this process's memory, and as 0600 files in a folder that lies in memory where there is one.
+
+The worker gets the variables on its standard input, not in the environment that it is started with, which stays to be seen for as long
+as it runs. Whoever belongs to the env can ask for them later, over a UNIX socket that only this user can open.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from runkit.model.secret import ARRIVED, INDEX
+from runkit.wire import places
+
+_MEMORY = "/dev/shm"
+_SHORTEST = 6
+"""Values of fewer letters are not looked for in what a set-up prints: they would be found anywhere."""
+
+_WORDS = re.compile(rb"""[^\s"',;=]{16,}""")
+
+
+class Secrets:
+    """The secrets of one env.
+
+    Args:
+        runtime: the server's runtime folder; the files lie below it.
+        short: the env's short name for files.
+        socket_path: where they can be asked for.
+
+    Attributes:
+        socket: where they can be asked for, once there are any; empty before.
+    """
+
+    def __init__(self, runtime: str, short: str, socket_path: str):
+        self.socket = ""
+        self._folder = Path(runtime) / "secrets" / short
+        self._socket_path = socket_path
+        self._listener: socket.socket | None = None
+        self._lock = threading.Lock()
+        self._wanted: dict[str, str] = {}
+        self._held: dict[str, dict[str, Any]] = {}
+        self._shown: re.Pattern[str] | None = None  # the values, as text that a set-up may print
+
+    # -- what comes and goes
+
+    def take(self, wanted: Mapping[str, str], given: Iterable[Mapping[str, Any]]) -> tuple[Any, Any]:
+        """Hold these secrets and no others.
+
+        Args:
+            wanted: name -> fingerprint, of all the env asks for.
+            given: what the server has of them.
+
+        Returns:
+            What it takes to have it as it was: `take(*before)`.
+        """
+        with self._lock:
+            before = self._wanted, tuple(self._held.values())
+            try:
+                self._put(wanted, given)
+            except BaseException:
+                with suppress(OSError):
+                    self._put(*before)
+                raise
+        return before
+
+    def _put(self, wanted: Mapping[str, str], given: Iterable[Mapping[str, Any]]) -> None:
+        self._wanted, self._held = dict(wanted), {secret["name"]: dict(secret) for secret in given}
+        needles = sorted(set(self._needles()), key=len, reverse=True)
+        self._shown = re.compile("|".join(map(re.escape, needles))) if needles else None
+        if self._held:
+            self._write()
+            self._serve()
+        else:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Forget all of it; nothing is left of the files."""
+        self.take({}, ())
+        if self._listener is not None:
+            self._listener.close()
+            with suppress(OSError):
+                os.unlink(self._socket_path)
+
+    # -- what they are
+
+    def names(self) -> list[str]:
+        return sorted(self._held)
+
+    def one(self, name: str) -> dict[str, Any]:
+        """All of one secret, for a server that came after the one that brought it."""
+        return self._held[name]
+
+    def told(self) -> dict[str, Any]:
+        """What the worker is told: {variables, missing: names of those whose values are gone}."""
+        with self._lock:
+            return {"variables": self._variables(), "missing": sorted(set(self._wanted) - set(self._held))}
+
+    def variables(self) -> dict[str, str]:
+        """The environment variables that they come as, those that point to files among them."""
+        with self._lock:
+            return self._variables()
+
+    def blot(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """A function that gives an event of a set-up without the present values, where a command has printed one."""
+        shown = self._shown
+
+        def clean(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: clean(entry) for key, entry in value.items()}
+            return shown.sub("***", value) if shown is not None and isinstance(value, str) else value
+
+        return lambda event: {key: clean(value) if key in ("log", "error") else value for key, value in event.items()}
+
+    def _needles(self) -> Iterable[str]:
+        for secret in self._held.values():
+            for value in secret["variables"].values():
+                yield from (part for part in (value, *value.splitlines()) if len(part) >= _SHORTEST)
+            for file in secret["files"]:
+                for word in _WORDS.findall(base64.b64decode(file["content"])):
+                    yield word.decode(errors="replace")
+
+    def _variables(self) -> dict[str, str]:
+        found: dict[str, str] = {ARRIVED: str(self._folder)} if self._held else {}
+        for name, secret in self._held.items():
+            found.update(secret["settings"])
+            found.update(secret["variables"])
+            pointed: dict[str, list[str]] = {}
+            for file in secret["files"]:
+                if file["variable"]:
+                    path = self._folder / name
+                    paths = pointed.setdefault(file["variable"], [])
+                    if (one := str(path if file["folder"] else path / file["name"])) not in paths:
+                        paths.append(one)
+            found.update({variable: os.pathsep.join(paths) for variable, paths in pointed.items()})
+        return found
+
+    # -- files
+
+    def _write(self) -> None:
+        files = {INDEX: json.dumps(self._index()).encode()}
+        for name, secret in self._held.items():
+            files.update({f"{name}/{file['name']}": base64.b64decode(file["content"]) for file in secret["files"]})
+        memory_folder(self._folder.parent)
+        places.private(self._folder)
+        for path, content in files.items():
+            target = self._folder / path
+            places.private(target.parent)
+            partial = target.with_name(f".{target.name}.partial")
+            with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(content)
+            partial.replace(target)
+        for found in [*self._folder.rglob("*")]:
+            if not found.is_dir() and str(found.relative_to(self._folder)) not in files:
+                found.unlink()
+        for folder in self._folder.iterdir():
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+    def _index(self) -> dict[str, Any]:
+        return {
+            name: {
+                "variables": list(secret["variables"]),
+                "files": [str(self._folder / name / file["name"]) for file in secret["files"]],
+            }
+            for name, secret in self._held.items()
+        }
+
+    # -- asking
+
+    def _serve(self) -> None:
+        if self._listener is not None:
+            return
+        with suppress(FileNotFoundError):
+            os.unlink(self._socket_path)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(self._socket_path)  # in a folder that only this user can enter
+        os.chmod(self._socket_path, 0o600)
+        listener.listen(64)
+        self._listener, self.socket = listener, self._socket_path
+        threading.Thread(target=self._answer, args=(listener,), name="runkit-secrets", daemon=True).start()
+
+    def _answer(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                asker, _ = listener.accept()
+            except OSError:
+                return
+            with asker, suppress(OSError):
+                asker.settimeout(5.0)
+                asker.sendall(json.dumps(self.told()).encode())
+
+
+def memory_folder(path: Path) -> None:
+    """Make a folder of this user alone at `path`, or a link there to one that lies in memory."""
+    if path.is_dir():
+        return
+    if path.is_symlink():  # memory was emptied
+        path.unlink(missing_ok=True)
+    try:
+        made = tempfile.mkdtemp(prefix=f"runkit-{os.getuid()}-", dir=_MEMORY)  # 0700
+    except OSError:
+        path.mkdir(mode=0o700, exist_ok=True)
+        return
+    try:
+        path.symlink_to(made)
+    except FileExistsError:  # another env was faster
+        os.rmdir(made)
+
+
+def remove_all(runtime: Path) -> None:
+    """Remove the files of all secrets of a server that has no env any more."""
+    path = runtime / "secrets"
+    if path.is_symlink():
+        shutil.rmtree(os.readlink(path), ignore_errors=True)
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove(runtime: Path, short: str) -> None:
+    """Remove the files of one env that has ended."""
+    shutil.rmtree(runtime / "secrets" / short, ignore_errors=True)

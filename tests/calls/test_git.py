@@ -1,0 +1,143 @@
+"""Packages from git on a real host, and the search for what their tokens could have left behind."""
+
+from __future__ import annotations
+
+import base64
+import glob
+import os
+import pickle
+import secrets
+import subprocess
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import cloudpickle
+import pytest
+
+import runkit as rk
+from tests.calls import jobs
+from tests.git_servers import Repository, serve
+from tests.hosts import Host
+
+BACKEND = """
+import os, zipfile
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    with zipfile.ZipFile(os.path.join(folder, "plum-1.0-py3-none-any.whl"), "w") as wheel:
+        wheel.writestr("plum.py", open("plum.py").read())
+        wheel.writestr("plum-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: plum\\nVersion: 1.0\\n")
+        wheel.writestr("plum-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("plum-1.0.dist-info/RECORD", "")
+    return "plum-1.0-py3-none-any.whl"
+"""
+FILES = {
+    "pyproject.toml": '[project]\nname = "plum"\nversion = "1.0"\n'
+    '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+    "backend.py": BACKEND,
+    "plum.py": "taste = 'sweet'\n",
+}
+
+
+@pytest.fixture
+def plum(tmp_path: Path) -> Repository:
+    made = Repository(tmp_path, "plum")
+    made.commit(FILES, "v1.0")
+    return made
+
+
+def forms(token: str, user: str) -> set[bytes]:
+    """What the token may look like."""
+    known = {token, quote(token), quote(token, safe=""), repr(token)[1:-1], token.replace("%", "%%")}
+    found = {text.encode() for text in known}
+    return found | {base64.b64encode(text.encode()) for text in (token, f"{user}:{token}")}
+
+
+@contextmanager
+def processes(needles: set[bytes]) -> Iterator[set[bytes]]:
+    """Watch the arguments and environments of all processes: the needles that were in one are in the set at the end."""
+    seen: set[bytes] = set()
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            for path in glob.glob("/proc/[0-9]*/cmdline") + glob.glob("/proc/[0-9]*/environ"):
+                try:
+                    content = Path(path).read_bytes()
+                except OSError:
+                    continue
+                seen.update(needle for needle in needles if needle in content)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join()
+
+
+def files_with(needles: set[bytes], *folders: Path) -> list[str]:
+    found = []
+    for folder in folders:
+        for path in folder.rglob("*"):
+            try:
+                if any(needle in os.fsencode(path.name) for needle in needles):
+                    found.append(str(path))
+                elif path.is_file() and not path.is_symlink():
+                    content = path.read_bytes()
+                    found += [str(path)] if any(needle in content for needle in needles) else []
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.parametrize(("kind", "token"), [("smart", "{}@/:%{}"), ("dumb", "ghp_{}'\"$(x) \\{}%40:@/")])
+def test_a_token_is_found_nowhere(
+    kind: str,
+    token: str,
+    cluster: rk.Cluster,
+    host: Host,
+    plum: Repository,
+    client_state: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
+    # Made here: what stands in this file is synced to the host with the code.
+    token = token.format(secrets.token_hex(8), secrets.token_hex(8))
+    wrong = f"{secrets.token_hex(8)}/@:%"
+    given, refused = rk.Secret("mine", value=lambda: token), rk.Secret("old", value=lambda: wrong)
+    control = secrets.token_hex(16)
+    needles = forms(token, "me") | forms(wrong, "me")
+    with serve(plum.bare.parent, kind, token) as server, processes(needles | {control.encode()}) as seen:
+        url = f"{server.url}/plum.git"
+        package = rk.GitPackage(url, username="me", token=given)
+        local = rk.GitPackage(url, username="me", token=given, install_method="local", revision="v1.0")
+        env = rk.env(name=f"private-{kind}", reqs=[package], root_reqs=False)
+        with pytest.raises(rk.errors.LoginRefused) as caught:
+            rk.env(name="refused", reqs=[rk.GitPackage(url, username="me", token=refused)], root_reqs=False).to(cluster)
+        assert wrong in server.refused
+        function = rk.function(jobs.attribute_of).to(cluster, env=env)
+        assert function("plum", "taste") == "sweet"
+        again = rk.env(name=f"local-{kind}", reqs=[local], root_reqs=False)
+        assert rk.function(jobs.attribute_of).to(cluster, env=again)("plum", "taste") == "sweet"
+        assert cluster.run("git --version; pip list; env", env=env, stream_logs=False)
+        subprocess.run(["sleep", "0.3"], env={**os.environ, "CONTROL": control}, check=True)
+        assert server.users == {"me"}
+    assert seen == {control.encode()}, "what the watch is to see, and nothing else"
+    said = "".join(capfd.readouterr())
+    for error in (caught.value, caught.value.__cause__, caught.value.__context__):
+        said += f"{error!s}{error!r}" + ("".join(traceback.format_exception(error)) if error else "")
+    said += f"{package!s}{package!r}{env!s}{env!r}{env._repr_html_()}{function!r}{vars(package)}"
+    pickles = [pickle.dumps(package), cloudpickle.dumps(package), cloudpickle.dumps(env)]
+    pickles.append(said.encode())
+    assert not [blob for blob in pickles for needle in needles if needle in blob]
+    places = [host.home, host.tmp, client_state, tmp_path]
+    (host.home / "control").write_text(control)
+    assert files_with({control.encode()}, *places) == [str(host.home / "control")]
+    assert files_with(needles, *places) == []
+    assert not list((client_state / "home" / "git").glob("ask-*")), "helpers are gone with the command they were for"

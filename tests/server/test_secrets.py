@@ -1,0 +1,108 @@
+"""Secrets in the server: held in memory through deaths of everything but the server itself, malformed ones refused unseen."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runkit.errors import UsageError
+from runkit.servlet.secrets import Secrets
+from runkit.servlet.spawn import WorkerSpec, write_ray_python
+from tests.server.running import REPOSITORY, Server, eventually, plan
+
+VALUE = "v4lue-'\"\n@/:%ä"
+
+
+def secret(fingerprint: str = "1", value: str = VALUE) -> dict[str, Any]:
+    content = base64.b64encode(value.encode()).decode()
+    file = {"name": "key", "content": content, "variable": "KEY_FILE", "folder": False}
+    return {"fingerprint": fingerprint, "variables": {"TOKEN": value}, "settings": {"REGION": "mars"}, "files": [file]}
+
+
+def held(server: Server) -> list[str | None]:
+    """What the env's code sees: variable, setting, file."""
+    with server.stream("held") as stream:
+        path = stream.call("os", "getenv", "KEY_FILE")
+        text = stream.call("builtins", "eval", f"open({path!r}).read()") if path else None
+        return [stream.call("os", "getenv", "TOKEN"), stream.call("os", "getenv", "REGION"), text]
+
+
+def kill(server: Server, sign: str) -> None:
+    for pid in server.processes():
+        if sign.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_what_dies_comes_back_with_them(server: Server) -> None:
+    events = list(server.api.events("PUT", "/v1/envs/held", plan("held", secrets={"s": secret()})))
+    assert "done" in events[-1], events
+    assert held(server) == [VALUE, "mars", VALUE]
+    for sign in ("ray::EnvServlet", "raylet/raylet"):
+        before = server.env("held")["worker"]["pid"]
+        kill(server, sign)
+        eventually(lambda: (server.env("held")["worker"] or {"pid": before})["pid"] != before, 60)
+        assert held(server) == [VALUE, "mars", VALUE]
+    kept = (server.lasting / "envs" / "held.json").read_text()
+    assert "v4lue" not in kept
+    assert base64.b64encode(VALUE.encode()).decode() not in kept
+    # A client that has another value is told so; one that has none of it leaves it as it is.
+    asked = {"name": "held", "request": "1"}
+    for secrets, state in (({"s": "2"}, "changed"), ({"s": "1"}, "ready"), ({}, "ready")):
+        assert server.api.json("POST", "/v1/ensure", {"env": {**asked, "secrets": secrets}})["env"] == state
+    again = plan("held", request="2", secrets={"s": {"fingerprint": "1"}, "t": {"fingerprint": "x"}})
+    assert "done" in list(server.api.events("PUT", "/v1/envs/held", again))[-1]
+    assert held(server) == [VALUE, "mars", VALUE]
+    assert server.env("held")["secrets_lost"] == ["t"]
+    server.api.json("DELETE", "/v1/envs/held")
+    assert list((server.runtime / "secrets").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"variables": {"TOKEN": 3}},
+        {"variables": {"TOKEN": "v4lue\0"}},
+        {"variables": ["v4lue"]},
+        {"files": [{"name": "../v4lue", "content": ""}]},
+        {"files": [{"name": "key", "content": "v4lue!"}]},
+        {"variables": {"TOKEN": "v4lue" * 20_000}},
+    ],
+)
+def test_a_malformed_one_is_refused_unseen(server: Server, changes: dict[str, Any]) -> None:
+    wanted = plan("bad", secrets={"s": {**secret(), **changes}})
+    with pytest.raises(UsageError, match="the secret 's' of the plan is malformed") as caught:
+        list(server.api.events("PUT", "/v1/envs/bad", wanted))
+    assert "v4lue" not in str(caught.value)
+    with pytest.raises(UsageError, match="'a/b' cannot be the name of a secret"):
+        list(server.api.events("PUT", "/v1/envs/bad", plan("bad", secrets={"a/b": secret()})))
+
+
+def test_tasks_of_ray_ask_for_them(tmp_path: Path) -> None:
+    """The program that Ray starts has the env's variables in it, and no secret."""
+    secrets = Secrets(str(tmp_path), "env", str(tmp_path / "secrets.sock"))
+    secrets.take({"s": "1"}, [{"name": "s", **secret()}])
+    boot = str(REPOSITORY / "runkit/worker/boot.py")
+    folders = dict.fromkeys(("sockets", "control", "log"), str(tmp_path))
+    spec = WorkerSpec(
+        "env", "m", sys.executable, boot, **folders, environment={}, env_vars={"PLAIN": "a b"}, secrets=secrets
+    )
+    try:
+        script = write_ray_python(spec)
+        assert "v4lue" not in Path(script).read_text()
+        show = (
+            "import os, sys; print([os.environ.get(n) for n in ('PLAIN', 'TOKEN', 'REGION')], sys.argv, sys.executable)"
+        )
+        done = subprocess.run([script, "-c", show, "one two"], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == f"{['a b', VALUE, 'mars']} ['-c', 'one two'] {sys.executable}"
+        secrets.take({"s": "1"}, [{"name": "s", **secret(value="new")}])
+        assert "'new'" in subprocess.run([script, "-c", show], capture_output=True, text=True, check=True).stdout
+    finally:
+        secrets.clear()
+    assert not (tmp_path / "secrets" / "env").exists()
