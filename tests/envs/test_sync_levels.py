@@ -244,9 +244,7 @@ def test_a_requirement_that_names_a_folder_of_this_machine(
     assert versions(host) == {"leaf": "1.0", "top": "1.0"}
 
 
-def test_an_install_from_git_goes_at_its_commit(
-    replicating: Client, host: Host, venv: Venv, tmp_path: Path
-) -> None:
+def test_an_install_from_git_goes_at_its_commit(replicating: Client, host: Host, venv: Venv, tmp_path: Path) -> None:
     import subprocess
 
     folder = project(tmp_path / "repository" / "below", "plum").parent
