@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+import pytest
 from host import Host
 from packages import Index, wheel
 from venvs import Client, Venv, project, versions
@@ -12,6 +13,7 @@ from venvs import Client, Venv, project, versions
 import runkit as rk
 from runkit.client.replicate import replicate
 from runkit.client.scan import scan
+from runkit.errors import ResolutionFailed
 
 ONE_QUESTION = ["POST /v1/ensure"]
 
@@ -97,3 +99,24 @@ def test_an_unnamed_env_takes_the_place_of_what_it_replicated_before(
     venv.install("apple==2.0", "-e", str(mine))
     replicating.send(venv, name=None)
     assert versions(host, "default") == {"apple": "2.0", "mine": "1.1"}
+
+
+def test_one_changed_package_is_looked_up_alone(
+    replicating: Client, host: Host, shop: Index, venv: Venv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("quince", "medlar", "damson", "sloe"):
+        shop.add(wheel(tmp_path, name, "1.0", ["apple; python_version>'3'", "nothing; extra == 'all'"]))
+    venv.install("apple==1.0", "quince", "medlar", "damson", "sloe")
+    replicating.send(venv)
+    shop.add(wheel(tmp_path, "sloe", "2.0", ["apple"]))
+    venv.install("--refresh", "sloe==2.0")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "empty-cache"))
+    shop.requests.clear()
+    assert replicating.send(venv).changed
+    pages = {path for path in shop.requests if path.endswith("/")}
+    assert pages == {"/simple/sloe/"}
+    assert versions(host)["sloe"] == "2.0"
+    shop.add(wheel(tmp_path, "sloe", "3.0", ["apple>=2"]))
+    venv.install("--no-deps", "--refresh", "sloe==3.0")  # which the others are not asked about
+    with pytest.raises(ResolutionFailed, match="apple"):
+        replicating.send(venv)

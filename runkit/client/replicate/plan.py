@@ -63,6 +63,11 @@ class Planned:
     there: str | None = None
 
     @property
+    def is_exact(self) -> bool:
+        """Whether it is over there what it is here, and needs what it needs here; what is built of a folder may have changed."""
+        return self.level in ("critical", "exact", AS_IS, SYNCED, "file") or self.line.startswith(GIT)
+
+    @property
     def from_index(self) -> bool:
         """Whether an index is asked for a version of it."""
         return self.level in ("critical", "exact", "series", AS_IS)
@@ -80,6 +85,8 @@ class Plan:
         entries: by name.
         roots: the import roots that are synced.
         notes: what else a person should know.
+        added: what is over there and not here; of a solved plan.
+        requires: the Requires-Dist lines of what is here, by name.
     """
 
     python: str
@@ -89,7 +96,8 @@ class Plan:
     entries: tuple[Planned, ...]
     roots: tuple[ImportRoot, ...] = ()
     notes: tuple[str, ...] = ()
-    added: tuple[Planned, ...] = field(default=())
+    added: tuple[Planned, ...] = ()
+    requires: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
 
     def requirements(self) -> Requirements:
         """What is asked for over there, but for the extras."""
@@ -225,6 +233,7 @@ class _Planner:
             tuple(self._with_pulled_in(entries)),
             self._roots(entries),
             tuple(self.notes),
+            requires={one.name: one.requires for one in self.local.distributions},
         )
 
     def _check_names(self) -> None:

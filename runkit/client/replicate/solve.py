@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from runkit.client.host_platform import Platform
-from runkit.client.lock import Lock
+from runkit.client.lock import Artifact, Lock, Locked, version_of
 from runkit.client.progress import Report
 from runkit.client.replicate import levels
+from runkit.client.replicate.known import Pins, consistent
 from runkit.client.replicate.plan import LEFT_OUT, Plan, Planned
 from runkit.client.resolve import resolve
+from runkit.client.uvtool import index_settings
 from runkit.errors import ResolutionFailed, SyncRefused
 from runkit.model.package_sync import AS_IS
-from runkit.model.requirements import Requirements
+from runkit.model.requirements import FILE, Requirements
 
 _TOLD = 20
 """How many deviations are told one by one."""
@@ -66,13 +68,48 @@ class Solver:
         def look(wanted: Requirements, *options: str) -> Lock:
             kept = None if upgrade else cache
             return resolve(
-                wanted, target, cwd=cwd, prefer=liked, cache=kept, options=(*self._options, *options), **more
+                wanted,
+                target,
+                cwd=cwd,
+                prefer=liked,
+                cache=kept,
+                options=tuple(dict.fromkeys((*self._options, *options))),
+                **more,
             )
 
-        lock = self._solve(requirements, look)
+        settings = [index_settings(cwd), *self._options]
+        pins = Pins(None if upgrade else cache, target, settings)
+        lock = self._known(requirements, target, pins, look)
+        if lock is None:
+            lock = self._solve(requirements, look)
+            pins.keep(lock.packages)
         self.plan = replace(self.plan, target=target).solved(lock, self._why)
         self._tell()
         return lock
+
+    def _known(self, wanted: Requirements, target: Platform, pins: Pins, look: Callable[..., Lock]) -> Lock | None:
+        """The lock, where nothing has to be solved: exact versions, which suit each other here, in files that are mostly known."""
+        entries = {entry.line: entry for entry in self.plan.entries if entry.line}
+        asked = [entries.get(line) for line in wanted.lines]
+        if wanted.constraints or not all(entry is not None and entry.is_exact for entry in asked):
+            return None
+        found = {line: _of_file(entries[line]) or pins.find(line) for line in wanted.lines}
+        unknown = [line for line, package in found.items() if package is None]
+        if 4 * len(unknown) > len(found):
+            return None
+        versions = {entry.name: entry.version for entry in asked if entry is not None}
+        if self.plan.sync.strict != AS_IS and not consistent(versions, self.plan.requires, target):
+            return None
+        packages = [package for package in found.values() if package is not None]
+        if unknown:
+            origins = ("the local environment",) * len(unknown)
+            try:
+                more = look(replace(wanted, lines=tuple(unknown), origins=origins), "--no-deps").packages
+            except ResolutionFailed:
+                return None
+            pins.keep(more)
+            packages += more
+        return Lock(target.python, target.uv_platform, tuple(sorted(packages, key=lambda package: package.name)))
 
     def _solve(self, wanted: Requirements, look: Callable[..., Lock]) -> Lock:
         try:
@@ -159,6 +196,15 @@ class Solver:
             self.progress({"warning": text})
         if len(found) > _TOLD:
             self.progress({"warning": f"{len(found) - _TOLD} more packages differ: `runkit sync plan` lists them"})
+
+
+def _of_file(entry: Planned) -> Locked | None:
+    """What a wheel of this machine comes to."""
+    if entry.local is None or not entry.line.startswith(FILE):
+        return None
+    sha256, path = entry.local
+    artifact = Artifact(Path(path).name, sha256, None, path, Path(path).stat().st_size)
+    return Locked(entry.name, version_of(artifact, entry.version), artifact)
 
 
 def _missing(lines: Sequence[str], exists: Callable[[Sequence[str]], bool]) -> list[str]:
