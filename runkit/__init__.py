@@ -30,6 +30,7 @@ _PLACES = {
     "Package": "runkit.model.package",
     "GitPackage": "runkit.model.git_package",
     "Secret": "runkit.model.secret",
+    "PackageSync": "runkit.model.package_sync",
 }
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "GitPackage",
     "Module",
     "Package",
+    "PackageSync",
     "RemoteObject",
     "Secret",
     "cluster",
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from runkit.model.env import Env, env
     from runkit.model.git_package import GitPackage
     from runkit.model.package import Package
+    from runkit.model.package_sync import PackageSync
     from runkit.model.secret import Secret
 
     here: Cluster

@@ -93,6 +93,7 @@ class Asker:
             secrets=secrets,
             working_dir=working_dir if env.working_dir else None,
             indexes=index_settings(env.folder),
+            sync=env.package_sync.level if env.package_sync else "",
         )
         if default:
             wanted = self._with_ray(wanted)
@@ -112,7 +113,7 @@ class Asker:
             env.name is not None
             or not only_ray
             or any([env.reqs, env.setup_cmds, env.variables(), env.compute, env.python, env.working_dir])
-            or any([env.conda, env.secrets, env.package_sync, env.lock])
+            or any([env.conda, env.secrets, env.package_sync, env.lock_file])
         )
 
     def _on_default(self, env: Env, wanted: Requirements, request: EnvRequest) -> tuple[Requirements, EnvRequest]:

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from runkit.client import env_status, serving
@@ -15,6 +16,7 @@ from runkit.client.env_status import EnvStatus
 from runkit.client.envs import HERE, EnvLike
 from runkit.client.git_requirements import local_checkouts, pinned_env
 from runkit.client.link import Link
+from runkit.client.lock import Lock
 from runkit.client.progress import Progress
 from runkit.client.remote import RemoteObject
 from runkit.client.request import python_mismatch
@@ -22,11 +24,12 @@ from runkit.client.roots import Location, Root, root_at
 from runkit.client.secrets import gather
 from runkit.client.session import Session
 from runkit.client.set_up import SetUp
-from runkit.errors import ConnectionLost, EnvNotFound, RunkitError
+from runkit.errors import ConnectionLost, EnvError, EnvNotFound, RunkitError
 from runkit.model.env import Env, as_env
 from runkit.model.git_package import GitPackage
 from runkit.model.mistakes import plainly
 from runkit.transport import Transport, make_transport
+from runkit.wire import places
 from runkit.wire.names import DEFAULT_ENV, DEFAULT_PORT, check_name
 
 _Self = TypeVar("_Self", bound="Connected")
@@ -50,6 +53,10 @@ class PlacedCode:
             EnvNotFound: it was removed since.
         """
         return self.cluster.env_status(self.env)
+
+    def lock(self, path: str | Path | None = None) -> str:
+        """What the env is made of, exactly; see `Cluster.env_lock`."""
+        return self.cluster.env_lock(self.env, path)
 
     def __repr__(self) -> str:
         lost = f"; objects lost with its old process: {', '.join(map(repr, self.lost_keys))}" if self.lost_keys else ""
@@ -215,6 +222,29 @@ class Connected:
         return self.place(env, None, force=force)
 
     @plainly
+    def env_lock(self, env: EnvLike = None, path: str | Path | None = None) -> str:
+        """What an env over there is made of, exactly: a `pylock.toml` (PEP 751), for `rk.env(lock=)` or another installer.
+
+        Args:
+            env: an env or its name; the default env otherwise.
+            path: a file to write it to as well.
+
+        Raises:
+            EnvNotFound: the cluster has none of that name.
+
+        Example:
+            >>> cluster.env_lock("np_env", "pylock.toml")  # doctest: +SKIP
+        """
+        name = self.env_status(env).name
+        spec = self.link.api.json("GET", f"/v1/envs/{name}/spec")
+        if not spec.get("lock"):
+            raise EnvError(f"env {name!r} was not resolved by a client: it is as it is on a new cluster")
+        text = Lock.from_json(spec["lock"]).text(kept=places.home() / "wheels")
+        if path is not None:
+            Path(path).expanduser().write_text(text, encoding="utf-8")
+        return text
+
+    @plainly
     def env_list(self) -> list[EnvStatus]:
         """The cluster's envs, the default env first: name, state, Python, packages, process, objects, bytes on disk.
 
@@ -299,13 +329,15 @@ class Connected:
 
     def _send(self, env: Env, code: Root | None, force: bool = False, default: bool = False) -> PlacedCode:
         env, checkouts = self._with_commits(env)
+        secrets = gather(env.secrets)  # before there is a link: without one of them, nothing is set up
+        link = self.link
+        replica = link.replica(env, default)
         roots = [root_at(env.working_dir)] if env.working_dir is not None else []
         working_dir = roots[0].id if roots else None
         roots += [root_at(folder) for folder in env.local_folders()] + checkouts
-        for root in roots:
+        for root in (*roots, *(replica.roots if replica else ())):
             self._folders[root.id] = str(root.path)
-        secrets = gather(env.secrets)  # before there is a link: without one of them, nothing is set up
-        deployed, synced = self.link.send(env, code, roots, working_dir, force, secrets, default)
+        deployed, synced = link.send(env, code, roots, working_dir, force, secrets, default, replica)
         return PlacedCode(deployed.name, synced, deployed.lost_keys, self)
 
     def _with_commits(self, wanted: Env) -> tuple[Env, list[Root]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from runkit.client import interpreter
 from runkit.client.asked import Asker, SyncedRoot
@@ -36,6 +36,23 @@ from runkit.wire.names import DEFAULT_ENV
 
 _FETCH_S = 300.0
 """Seconds the host may take to look for an interpreter, which it may have to fetch."""
+
+
+class Resolver(Protocol):
+    """What finds the exact files of requirements; see `runkit.client.resolve.resolve`."""
+
+    def __call__(
+        self,
+        requirements: Requirements,
+        target: Platform,
+        *,
+        cwd: str | Path,
+        prefer: Sequence[Sequence[str]],
+        cache: Path | None,
+        upgrade: bool,
+        trees: Trees,
+    ) -> Lock:
+        """The files."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +118,7 @@ class Deployer:
         """
         self._api = api
         self._token = token
-        self._host: Mapping[str, Any] = status["host"]
+        self.host: Mapping[str, Any] = status["host"]
         self._progress: Report = lambda event: None
         self._home = home or places.home()
         self._asker = Asker(api, (status.get("ray") or {}).get("version"), self._home)
@@ -117,6 +134,7 @@ class Deployer:
         progress: Report = lambda event: None,
         default: bool = False,
         secrets: Materials | None = None,
+        resolve: Resolver = resolve,
     ) -> Deployed:
         """Make the env on the cluster what it is asked to be.
 
@@ -130,6 +148,7 @@ class Deployer:
             default: it is the cluster's default env: it takes the place of the one there, unless that is this one with unnamed
                 envs on top.
             secrets: what the env's secrets are made of.
+            resolve: finds the files of its requirements.
 
         Raises:
             UsageError, ResolutionFailed, InterpreterNotFound, InstallFailed: see there; the env over there is as it was.
@@ -182,7 +201,7 @@ class Deployer:
         if default:
             self._tell_of_another(request, spec)
         python, packed = self._find_python(request)
-        lock = self._lock(env, wanted, request, spec, python["version"], force)
+        lock = self._lock(env, wanted, request, spec, python["version"], force, resolve)
         if packed:
             title = f"ship Python {packed.version}"
             python["path"] = upload(self._api, f"/v1/pythons/{packed.name}", packed.path, title, self._progress)["path"]
@@ -219,17 +238,31 @@ class Deployer:
 
     def _find_python(self, request: EnvRequest) -> tuple[dict[str, Any], interpreter.Packed | None]:
         """The interpreter on the host, {version, path}; without a path, one of this machine that is to be shipped."""
+        try:
+            return self._find_version(request)
+        except InterpreterNotFound:
+            # Of a replicated environment the minor version of Python is critical, and its patch level only if strict.
+            minor = ".".join(request.python.split(".")[:2])
+            if request.sync in ("", "strict") or minor == request.python:
+                raise
+        found, packed = self._find_version(replace(request, python=minor))
+        self._progress(
+            {"warning": f"Python {request.python} is Python {found['version']} there: there is no other to be had"}
+        )
+        return found, packed
+
+    def _find_version(self, request: EnvRequest) -> tuple[dict[str, Any], interpreter.Packed | None]:
         self._progress({"phase": f"find Python {request.python}"})
         found = self._api.json("POST", "/v1/pythons", {"version": request.python}, timeout=_FETCH_S)
         if found.get("path"):
             return {"version": found["version"], "path": found["path"]}, None
         try:
             self._progress({"phase": f"pack Python {request.python}"})
-            target = Platform.of_host(self._host, request.python)
+            target = Platform.of_host(self.host, request.python)
             packed = interpreter.pack(request.python, target, self._home / "pythons")
             return {"version": packed.version, "path": None}, packed
         except InterpreterNotFound:
-            there: Mapping[str, str] = self._host.get("pythons") or {}
+            there: Mapping[str, str] = self.host.get("pythons") or {}
             if request.python_asked or not there:
                 raise
         version = max(there, key=lambda text: [int(part) for part in text.split(".")])
@@ -242,9 +275,16 @@ class Deployer:
         return {"version": version, "path": there[version]}, None
 
     def _lock(
-        self, env: Env, wanted: Requirements, request: EnvRequest, spec: Mapping[str, Any], python: str, force: bool
+        self,
+        env: Env,
+        wanted: Requirements,
+        request: EnvRequest,
+        spec: Mapping[str, Any],
+        python: str,
+        force: bool,
+        resolve: Resolver,
     ) -> Lock:
-        target = Platform.of_host(self._host, python)
+        target = Platform.of_host(self.host, python)
         kept = Lock.from_json(spec["lock"]) if spec.get("lock") else None
         if kept and kept.fits(target) and not force and spec.get("resolution") == request.resolution:
             return kept
@@ -256,7 +296,7 @@ class Deployer:
         return resolve(wanted, target, cwd=env.folder, prefer=known, cache=cache, upgrade=force, trees=trees)
 
     def _shipment(self, env: Env, wanted: Requirements, lock: Lock) -> Shipment:
-        target, store = Platform.of_host(self._host, lock.python), self._store(env, wanted)
+        target, store = Platform.of_host(self.host, lock.python), self._store(env, wanted)
         trees = self._trees(env, wanted, target)
         return Shipment(self._api, store, target, self._progress, env.folder, trees)
 

@@ -67,6 +67,23 @@ class Platform:
         """As in a wheel's name: "cp312"."""
         return f"cp{self.minor[0]}{self.minor[1]}"
 
+    def marker_environment(self) -> dict[str, str]:
+        """What environment markers see there (PEP 508)."""
+        full = self.python if self.python.count(".") > 1 else f"{self.python}.0"
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": full,
+            "os_name": "posix",
+            "platform_machine": self.machine,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": full,
+            "python_version": ".".join(map(str, self.minor)),
+            "sys_platform": "linux",
+        }
+
     def tags(self) -> list[Tag]:
         """Wheel tags that fit, best first (PEP 425, PEP 600)."""
         platforms = list(self._platforms())

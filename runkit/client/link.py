@@ -17,6 +17,8 @@ from runkit.client.connection import Connection
 from runkit.client.deploy import Deployed, Deployer
 from runkit.client.manifest import Manifest, scan
 from runkit.client.progress import Progress, Report
+from runkit.client.replicate import Replica, add_roots, prepare
+from runkit.client.resolve import resolve
 from runkit.client.roots import Root, client_id
 from runkit.client.secrets import Materials
 from runkit.client.serving import find_server, was_killed
@@ -138,6 +140,7 @@ class Link:
         force: bool,
         secrets: Materials,
         default: bool = False,
+        replica: Replica | None = None,
     ) -> tuple[Deployed, list[dict[str, Any]]]:
         """Bring roots and env up to date.
 
@@ -146,13 +149,14 @@ class Link:
             own: the env's own roots: its working dir and its local folders.
             secrets: what the env's secrets are made of.
             default: it is the cluster's default env, whatever its own name.
+            replica: what it is sent as, if it replicates the local environment.
 
         Returns:
             What it came to, and the roots as calls name them.
         """
         name = DEFAULT_ENV if default else env.target
         with Progress(self.name) as shown, SetUp(name, env.install_timeout, shown) as progress:
-            return self._send(env, code, own, working_dir, force, secrets, default, progress)
+            return self._send(env, code, own, working_dir, force, secrets, default, replica, progress)
 
     def _send(
         self,
@@ -163,6 +167,7 @@ class Link:
         force: bool,
         secrets: Materials,
         default: bool,
+        replica: Replica | None,
         progress: SetUp,
     ) -> tuple[Deployed, list[dict[str, Any]]]:
         lock, deployer = self._sender(DEFAULT_ENV if default else env.target)
@@ -172,6 +177,9 @@ class Link:
                 if root.id not in scanned:
                     scanned[root.id] = (root, scan(root))
             always = {root.id for root in own}
+            if replica is not None:
+                replica.solver.progress = progress
+                scanned, always = add_roots(replica, scanned, always, progress)
             synced = [
                 SyncedRoot(root.id, manifest.digest, str(root.path), root.paths, root.id in always)
                 for root, manifest in scanned.values()
@@ -181,7 +189,7 @@ class Link:
                 self.sync(*scanned[one.id], progress)
 
             deployed = deployer.send(
-                env,
+                replica.env if replica else env,
                 synced,
                 working_dir=working_dir,
                 sync=sync,
@@ -189,6 +197,7 @@ class Link:
                 progress=progress,
                 default=default,
                 secrets=secrets,
+                resolve=replica.solver if replica else resolve,
             )
             self.connection.expect(deployed.name, deployed.worker)
             if deployed.lost_keys:
@@ -199,6 +208,13 @@ class Link:
                     }
                 )
             return deployed, [_named(root) for root in synced]
+
+    def replica(self, env: Env, default: bool = False) -> Replica | None:
+        """What an env that replicates the local environment, or a lock, is sent as; `default` as for `send`."""
+        if env.package_sync is None and env.lock_file is None:
+            return None
+        name = DEFAULT_ENV if default else env.target
+        return prepare(env, self._sender(name)[1].host, with_ray=name == DEFAULT_ENV)
 
     def _sender(self, env: str) -> tuple[threading.Lock, Deployer]:
         """What sends one env, and the lock for it: while that is installed, others can be sent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -110,18 +111,25 @@ class Lock:
             ),
         )
 
-    def text(self, shipped: frozenset[str] | set[str] = frozenset()) -> str:
+    def text(self, shipped: frozenset[str] | set[str] = frozenset(), kept: Path | None = None) -> str:
         """The lock as a `pylock.toml` (PEP 751).
 
         Args:
             shipped: SHA-256 of the files that lie in the host's wheel store; they are named by their path in it.
+            kept: this client's wheel store, for a lock that is not installed from at once: files that come from nowhere else are
+                named by their path in that, and the lock says which platform it is for.
         """
         minor = ".".join(self.python.split(".")[:2])
         out = ['lock-version = "1.0"', 'created-by = "runkit"', f'requires-python = ">={minor}"']
+        if kept is not None:
+            machine = self.platform.partition("-")[0]
+            for_it = f"sys_platform == 'linux' and platform_machine == '{machine}' and python_version == '{minor}'"
+            out.append(f"environments = [{quoted(for_it)}]")
+        folder = f"{kept}/" if kept is not None else ""
         for package in self.packages:
             artifact = package.artifact
             at = (
-                f"path = {quoted(f'{artifact.sha256}/{artifact.filename}')}"
+                f"path = {quoted(f'{folder}{artifact.sha256}/{artifact.filename}')}"
                 if artifact.sha256 in shipped or not artifact.url
                 else f"url = {quoted(without_credentials(artifact.url))}"
             )

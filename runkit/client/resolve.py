@@ -53,6 +53,7 @@ def resolve(
     cache: Path | None = None,
     upgrade: bool = False,
     trees: Trees | None = None,
+    options: Sequence[str] = (),
 ) -> Lock:
     """Find the exact files that satisfy the requirements on a host.
 
@@ -64,6 +65,7 @@ def resolve(
         cache: a folder for resolutions of the last day.
         upgrade: resolve anew, with the newest versions.
         trees: the source trees among the requirements; made of these when not given.
+        options: further ones for uv, as "--no-deps".
 
     Raises:
         ResolutionFailed: something that is asked for does not exist. RequirementsConflict: the requirements contradict each
@@ -73,12 +75,14 @@ def resolve(
     """
     if not any(installs(line) for line in requirements.lines):
         return Lock(target.python, target.uv_platform, ())
-    key = digest([requirements.portable(), asdict(target), index_settings(cwd), [list(pair) for pair in prefer]])
+    key = digest(
+        [requirements.portable(), asdict(target), index_settings(cwd), [list(pair) for pair in prefer], list(options)]
+    )
     kept = cache / f"{key}.json" if cache else None
     if kept and not upgrade and (found := _cached(kept)):
         return _with_local_files(found, requirements)
     with trees or Trees(requirements, target, WheelStore(places.home() / "wheels"), cwd) as offered:
-        lock = _compile(requirements, target, Path(cwd), () if upgrade else prefer, upgrade, offered)
+        lock = _compile(requirements, target, Path(cwd), () if upgrade else prefer, upgrade, offered, options)
         portable = all(offered.is_portable(package.artifact) for package in lock.packages)
     if kept and portable:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -116,6 +120,7 @@ def _compile(
     prefer: Sequence[Sequence[str]],
     upgrade: bool,
     trees: Trees,
+    options: Sequence[str],
 ) -> Lock:
     with tempfile.TemporaryDirectory(prefix="runkit-lock-") as folder:
         wanted, limits, out = (Path(folder) / name for name in ("requirements.txt", "constraints.txt", "pylock.toml"))
@@ -143,7 +148,7 @@ def _compile(
             "--python-platform",
             target.uv_platform,
         ]
-        arguments += ["--constraints", str(limits), *(["--upgrade"] if upgrade else []), str(wanted)]
+        arguments += ["--constraints", str(limits), *(["--upgrade"] if upgrade else []), *options, str(wanted)]
         with trees.answering() as variables:
             done = run_uv(arguments, cwd=cwd, env=variables)
         if done.returncode:

@@ -48,7 +48,7 @@ class Env:
         conda: the conda environment it lives in; None for a venv.
         secrets: references to values that come to it as variables or files.
         package_sync: how the environment that runs here is replicated in it; None if it is not.
-        lock: the absolute path of the `pylock.toml` it is installed from; None to resolve.
+        lock_file: the absolute path of the `pylock.toml` it is installed from; None to resolve.
         install_timeout: seconds for its whole set-up; None for no limit.
     """
 
@@ -65,7 +65,7 @@ class Env:
     conda: CondaSpec | None = None
     secrets: tuple[Secret, ...] = ()
     package_sync: PackageSync | None = None
-    lock: str | None = None
+    lock_file: str | None = None
     install_timeout: float | None = None
 
     @property
@@ -102,6 +102,23 @@ class Env:
         if not hasattr(cluster, "send_env"):
             raise UsageError(f"an env is sent to a cluster, not to {cluster!r}: see rk.cluster")
         return cluster.send_env(self, force=force)
+
+    @plainly
+    def lock(self, cluster: Any, path: str | Path | None = None) -> str:
+        """What this env on a cluster is made of, exactly, as a `pylock.toml` (PEP 751); `env(lock=)` takes it. See `Cluster.env_lock`.
+
+        What `to` returns has a `lock()` of its own, which needs no cluster.
+
+        Args:
+            cluster: a Cluster that it was sent to.
+            path: a file to write it to as well.
+
+        Raises:
+            EnvNotFound: it was not sent there, or was removed.
+        """
+        if not hasattr(cluster, "env_lock"):
+            raise UsageError(f"an env is locked as it is on a cluster, not on {cluster!r}: see rk.cluster")
+        return str(cluster.env_lock(self, path))
 
     @plainly
     def status(self, cluster: Any) -> Any:
@@ -141,7 +158,7 @@ class Env:
             ("conda_env", self.conda),
             ("secrets", list(self.secrets)),
             ("package_sync", self.package_sync),
-            ("lock", self.lock),
+            ("lock", self.lock_file),
             ("install_timeout", self.install_timeout),
         ]
         return [(name, repr(value)) for name, value in parts if value or value is False or name == "name"]
@@ -220,10 +237,25 @@ def env(
         conda=as_conda(conda_env, folder),
         secrets=as_secrets(secrets),
         package_sync=as_package_sync(package_sync),
-        lock=_check_lock(lock, folder),
+        lock_file=_check_lock(lock, folder),
         install_timeout=_check_seconds(install_timeout),
     )
-    return made if base is None else _on_top(made, base)
+    made = made if base is None else _on_top(made, base)
+    _check_alone(made)
+    return made
+
+
+def _check_alone(made: Env) -> None:
+    """See that what says all that an env has is not said twice."""
+    whole = [
+        (made.conda, "conda_env"),
+        (made.package_sync, "package_sync"),
+        (made.lock_file, "lock"),
+        (made.lock_file and made.reqs, "reqs"),
+    ]
+    said = [name for value, name in whole if value]
+    if len(said) > 1:
+        raise UsageError(f"{said[0]} says all that the env has, so it cannot be given with {' and '.join(said[1:])}")
 
 
 def _on_top(made: Env, base: Env) -> Env:
@@ -243,7 +275,7 @@ def _on_top(made: Env, base: Env) -> Env:
         conda=made.conda or base.conda,
         secrets=merged(base.secrets, made.secrets),
         package_sync=made.package_sync or base.package_sync,
-        lock=made.lock or base.lock,
+        lock_file=made.lock_file or base.lock_file,
         install_timeout=made.install_timeout or base.install_timeout,
     )
 

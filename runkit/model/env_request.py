@@ -11,7 +11,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from runkit.model.digest import digest
-from runkit.model.requirements import GIT, TREE, Requirements
+from runkit.model.requirements import FILE, GIT, TREE, Requirements
 
 _CONTENT = re.compile(rf"({TREE}|{GIT})[^/]*/(?:(?:local|reqs):)?(?P<name>[\w.-]+)(?P<extras>\[[^\]]*\])?")
 """A requirement line that names a source tree or a commit by its content."""
@@ -34,6 +34,7 @@ class EnvRequest:
         indexes: a digest of the index settings that the requirements are resolved with.
         conda: what the conda environment it lives in is asked to be, as JSON; None for a venv.
         secrets: names of its secrets, each with a fingerprint of its value that only this cluster's token can make.
+        sync: how strictly the local environment is replicated ("near", "strict", "as-is"); "" if it is not.
         of_roots: what the requirements.txt of each package root it was sent for adds to `lines` and `constraints`.
         alias: of the cluster's default env the name that the user gave it.
         base: of the default env the digest of what the cluster was given as its default env; unnamed envs that were added on top of
@@ -52,6 +53,7 @@ class EnvRequest:
     indexes: str
     conda: Mapping[str, Any] | None = None
     secrets: Mapping[str, str] = field(default_factory=dict)
+    sync: str = ""
     of_roots: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     alias: str = ""
     base: str = ""
@@ -59,7 +61,7 @@ class EnvRequest:
     @property
     def resolution(self) -> str:
         """Names what decides which packages there are: with the same, the env's lock is kept."""
-        return digest([self.lines, self.constraints, self.python, self.indexes, self.conda])
+        return digest([self.lines, self.constraints, self.python, self.indexes, self.conda, self.sync])
 
     @property
     def variables(self) -> str:
@@ -96,6 +98,7 @@ class EnvRequest:
             working_dir=self.working_dir or kept.working_dir,
             conda=self.conda or kept.conda,
             secrets={**kept.secrets, **self.secrets},
+            sync=self.sync or kept.sync,
             indexes=self.indexes if set(self.lines) - set(kept.lines) else kept.indexes,
             alias=kept.alias,
             base=kept.base,
@@ -142,6 +145,8 @@ def merge(kept: Requirements, added: Requirements, installed: Mapping[str, str])
 
 
 def _name(line: str) -> str | None:
+    if line.startswith(FILE):
+        return canonicalize_name(re.split(r"-(?=\d)", line.split("/")[2])[0])
     if named := _CONTENT.match(line):
         return canonicalize_name(named["name"])
     parsed = _parse(line)

@@ -65,6 +65,7 @@ class Code:
         self._base = list(sys.path)
         self._always: tuple[Root, ...] = as_roots(always)
         self.working_dir = working_dir
+        self._exported: list[str] = []
         self._lock = threading.RLock()
         self._holder: Any = None  # the call whose roots are held in place
         self._asked: Sequence[Root] | None = None
@@ -91,6 +92,18 @@ class Code:
             wanted = self._with_always(asked or ())
             self._enter(wanted, self._versions_of(wanted))
             self._asked = asked
+
+    def _export(self, roots: Sequence[Root]) -> None:
+        """Let programs that are started from here import what this process can, as commands of editable installs have to."""
+        rest = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        rest = [path for path in rest if path not in self._exported]
+        # A root itself only where nothing in it is named: beside `src` lies what is not meant to be imported.
+        below = [(root, [path for path in paths if path] or [""]) for root, paths in roots]
+        self._exported = [os.path.join(self.tree(root), path).rstrip("/") for root, paths in below for path in paths]
+        if self._exported or rest:
+            os.environ["PYTHONPATH"] = os.pathsep.join([*self._exported, *rest])
+        else:
+            os.environ.pop("PYTHONPATH", None)
 
     def _with_always(self, roots: Sequence[Root]) -> tuple[Root, ...]:
         """These roots, and the env's own behind them."""
@@ -202,6 +215,7 @@ class Code:
         ]
         warm_up_before(entries)
         sys.path[:] = entries + [path for path in self._base if path not in entries]
+        self._export(wanted)
         importlib.invalidate_caches()
         if "linecache" in sys.modules:
             sys.modules["linecache"].checkcache()

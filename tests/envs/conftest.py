@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from host import Host
 from packages import Index, index, sdist, wheel
+from venvs import Client, Venv
 
 from runkit.client.host_platform import Platform
 
@@ -51,3 +52,16 @@ def host(tmp_path: Path) -> Host:
 def target(host: Host) -> Platform:
     """This machine and this Python."""
     return Platform.of_host(host.status()["host"], f"{sys.version_info[0]}.{sys.version_info[1]}")
+
+
+@pytest.fixture
+def venv(tmp_path: Path, shop: Index) -> Venv:
+    """A user's virtual environment, empty."""
+    return Venv(tmp_path / "venv")
+
+
+@pytest.fixture
+def replicating(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """A client that replicates virtual environments on the host."""
+    monkeypatch.setenv("RUNKIT_HOME", str(tmp_path / "client"))
+    return Client(host, tmp_path / "client")

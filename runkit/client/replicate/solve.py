@@ -1,0 +1,194 @@
+"""The exact files of a plan: as the plan asks for them, and where that cannot be had, as near as its levels allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runkit.client.host_platform import Platform
+from runkit.client.lock import Lock
+from runkit.client.progress import Report
+from runkit.client.replicate import levels
+from runkit.client.replicate.plan import LEFT_OUT, Plan, Planned
+from runkit.client.resolve import resolve
+from runkit.errors import ResolutionFailed, SyncRefused
+from runkit.model.package_sync import AS_IS
+from runkit.model.requirements import Requirements
+
+_TOLD = 20
+"""How many deviations are told one by one."""
+
+
+class Solver:
+    """Resolves the requirements of an env that replicates the local environment; stands in for `resolve`.
+
+    Args:
+        plan: what was planned.
+        progress: told what could not be had as it is here.
+
+    Attributes:
+        plan: with the versions over there, once they are known.
+        progress: may be replaced.
+    """
+
+    def __init__(self, plan: Plan, progress: Report = lambda event: None) -> None:
+        self.plan = plan
+        self.progress = progress
+        self._entries = {entry.line: entry for entry in plan.entries if entry.from_index}
+        self._why: dict[str, str] = {}
+        self._options: list[str] = ["--no-deps"] if plan.sync.strict == AS_IS else []
+        if backend := _torch_backend(plan):
+            self._options += ["--torch-backend", backend]
+
+    def __call__(
+        self,
+        requirements: Requirements,
+        target: Platform,
+        *,
+        cwd: str | Path = ".",
+        prefer: Sequence[Sequence[str]] = (),
+        cache: Path | None = None,
+        upgrade: bool = False,
+        **more: Any,
+    ) -> Lock:
+        """Find the files; arguments as for `resolve`. `upgrade` means to look anew: the versions are the local ones in any case.
+
+        Raises:
+            SyncRefused: a critical package cannot match; or something deviates, and the plan is strict.
+            ResolutionFailed: a package is not to be had; or the local environment contradicts itself, and nothing near it does not.
+        """
+        here = {entry.name: entry.version for entry in self._entries.values()}
+        liked = [[name, version] for name, version in here.items()]
+        liked += [[name, version] for name, version in prefer if name not in here]
+
+        def look(wanted: Requirements, *options: str) -> Lock:
+            kept = None if upgrade else cache
+            return resolve(
+                wanted, target, cwd=cwd, prefer=liked, cache=kept, options=(*self._options, *options), **more
+            )
+
+        lock = self._solve(requirements, look)
+        self.plan = replace(self.plan, target=target).solved(lock, self._why)
+        self._tell()
+        return lock
+
+    def _solve(self, wanted: Requirements, look: Callable[..., Lock]) -> Lock:
+        try:
+            return look(wanted)
+        except ResolutionFailed as error:
+            if _is_network(error):
+                raise
+            refused = error
+        wanted = self._without_missing(wanted, look)
+        try:
+            return look(wanted)
+        except ResolutionFailed as error:
+            refused = error
+        relaxed = {
+            entry.line: levels.series(entry.version) for entry in self._entries.values() if entry.level == "exact"
+        }
+        wanted = _with_lines(wanted, {line: f"{self._entries[line].name}{spec}" for line, spec in relaxed.items()})
+        for line in relaxed:
+            self._why.setdefault(self._entries[line].name, "the local environment contradicts itself")
+        try:
+            return look(wanted)
+        except ResolutionFailed:
+            raise self._explained(refused) from None
+
+    def _without_missing(self, wanted: Requirements, look: Callable[..., Lock]) -> Requirements:
+        """Give what exists nowhere for the target in its version another one of its series, or none where that is right."""
+        asked = [line for line in wanted.lines if line in self._entries]
+        settings = tuple(line for line in wanted.lines if line.startswith("-"))
+
+        def exists(lines: Sequence[str]) -> bool:
+            try:
+                look(Requirements((*settings, *lines), origins=("",) * (len(settings) + len(lines))), "--no-deps")
+            except ResolutionFailed as error:
+                if _is_network(error):
+                    raise
+                return False
+            return True
+
+        replaced: dict[str, str] = {}
+        problems: list[str] = []
+        gone: list[str] = []
+        for line in _missing(asked, exists):
+            entry = self._entries[line]
+            why = f"no index has a file of {entry.name} {entry.version} for {self.plan.where}"
+            near = f"{entry.name}{levels.series(entry.version)}"
+            if entry.level == "critical":
+                problems.append(f"{entry.name} {entry.version} is critical, and {why}")
+            elif entry.level != AS_IS and near != line and exists([near]):
+                replaced[line] = near
+                self._why[entry.name] = why
+            elif not entry.portable and not self.plan.same_platform:
+                replaced[line] = ""
+                gone.append(entry.name)
+            else:
+                problems.append(f"{why}: ignore it, or say in the env's reqs where it comes from")
+        if problems:
+            listed = "\n".join(f"  {problem}" for problem in problems)
+            raise SyncRefused(f"the local environment cannot be replicated:\n{listed}")
+        for name in gone:
+            self._leave_out(name)
+        return _with_lines(wanted, replaced)
+
+    def _leave_out(self, name: str) -> None:
+        def changed(entry: Planned) -> Planned:
+            why = "what is installed here is for another platform, and there is no file of it for the one over there"
+            return replace(entry, level=LEFT_OUT, why=why) if entry.name == name else entry
+
+        self.plan = replace(self.plan, entries=tuple(changed(entry) for entry in self.plan.entries))
+
+    def _explained(self, error: ResolutionFailed) -> ResolutionFailed | SyncRefused:
+        said = error.output or str(error)
+        hint = 'PackageSync(strict="as-is") replicates it as it is'
+        text = f"the local environment cannot be solved for {self.plan.where}; {hint}.\n{said}"
+        if self.plan.sync.strict is True:
+            return SyncRefused(text, said)
+        return type(error)(text, output=said)
+
+    def _tell(self) -> None:
+        found = self.plan.deviations()
+        if found and self.plan.sync.strict is True:
+            listed = "\n".join(f"  {one}" for one in found)
+            raise SyncRefused(f"the local environment cannot be replicated exactly:\n{listed}")
+        for text in (*self.plan.notes, *found[:_TOLD]):
+            self.progress({"warning": text})
+        if len(found) > _TOLD:
+            self.progress({"warning": f"{len(found) - _TOLD} more packages differ: `runkit sync plan` lists them"})
+
+
+def _missing(lines: Sequence[str], exists: Callable[[Sequence[str]], bool]) -> list[str]:
+    """The lines that cannot be had, found by halving: each on its own takes no notice of the others."""
+    if not lines or exists(lines):
+        return []
+    if len(lines) == 1:
+        return list(lines)
+    half = len(lines) // 2
+    return _missing(lines[:half], exists) + _missing(lines[half:], exists)
+
+
+def _with_lines(wanted: Requirements, replaced: Mapping[str, str]) -> Requirements:
+    """The requirements with other lines; an empty one takes the line out."""
+    pairs = zip(wanted.lines, wanted.origins, strict=True)
+    kept = [(replaced.get(line, line), origin) for line, origin in pairs]
+    kept = [(line, origin) for line, origin in kept if line]
+    return replace(wanted, lines=tuple(line for line, _ in kept), origins=tuple(origin for _, origin in kept))
+
+
+def _torch_backend(plan: Plan) -> str | None:
+    """The backend of torch here, where its version says which: uv knows the index for it."""
+    for entry in plan.entries:
+        if entry.from_index and entry.name.startswith("torch") and (backend := levels.torch_backend(entry.version)):
+            return backend
+    return None
+
+
+def _is_network(error: ResolutionFailed) -> bool:
+    said = error.output or str(error)
+    return any(
+        sign in said for sign in ("Failed to fetch", "error sending request", "Network connectivity is disabled")
+    )
