@@ -14,10 +14,11 @@ from runkit.client import env_status, serving
 from runkit.client.env_status import EnvStatus
 from runkit.client.envs import HERE, EnvLike
 from runkit.client.link import Link
+from runkit.client.mirroring import own_roots
 from runkit.client.progress import Progress
 from runkit.client.remote import RemoteObject
 from runkit.client.request import python_mismatch
-from runkit.client.roots import Location, Root, root_at
+from runkit.client.roots import Location, Root
 from runkit.client.session import Session
 from runkit.errors import ConnectionLost, EnvNotFound, RunkitError
 from runkit.model.env import Env, as_env
@@ -294,9 +295,7 @@ class Connected:
         return replace(placed, lost_keys=tuple(dict.fromkeys(lost + placed.lost_keys)))
 
     def _send(self, env: Env, code: Root | None, force: bool = False, default: bool = False) -> PlacedCode:
-        roots = [root_at(env.working_dir)] if env.working_dir is not None else []
-        working_dir = roots[0].id if roots else None
-        roots += [root_at(folder) for folder in env.local_folders()]
+        roots, working_dir = own_roots(env)
         for root in roots:
             self._folders[root.id] = str(root.path)
         deployed, synced = self.link.send(env, code, roots, working_dir, force, default)
