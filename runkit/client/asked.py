@@ -87,6 +87,7 @@ class Asker:
             compute=env.compute,
             working_dir=working_dir if env.working_dir else None,
             indexes=index_settings(env.folder),
+            folders=tuple(root.id for root in roots if root.always),
         )
         if default:
             wanted = self._with_ray(wanted)
