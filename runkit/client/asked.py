@@ -94,6 +94,7 @@ class Asker:
             working_dir=working_dir if env.working_dir else None,
             indexes=index_settings(env.folder),
             sync=env.package_sync.level if env.package_sync else "",
+            folders=tuple(root.id for root in roots if root.always),
         )
         if default:
             wanted = self._with_ray(wanted)

@@ -154,7 +154,10 @@ class EnvServlet:
             keeper = Keeper(spec, self._generation)
             keeper.start()
             self._keeper = keeper
-        elif keeper.state()["worker"] is not None and (order := self._switch(plan, built.path)) is not None:
+        elif (
+            keeper.state()["worker"] is not None
+            and (order := self._switch(plan, built.path, str(built.python))) is not None
+        ):
             keeper.update(spec)
             done["switch"] = order
         else:
@@ -165,7 +168,7 @@ class EnvServlet:
         self._plan = plan
         return {**done, **keeper.state()}
 
-    def _switch(self, plan: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
+    def _switch(self, plan: Mapping[str, Any], path: Path, python: str) -> dict[str, Any] | None:
         """The order that makes the running worker one of the new plan; None if that takes another worker."""
         old = self._plan
         same = ("env_vars", "setup_cmds", "compute")
@@ -176,12 +179,13 @@ class EnvServlet:
         if old["build"] == plan["build"]:
             added: list[str] = []
         else:
-            had, gets = (_pairs(one) for one in (old, plan))
-            if not had <= gets or _minor(old) != _minor(plan) or read_marker(path) is None:
+            had, gets = _packages(old, plan)
+            if not had <= gets or old["python"]["version"] != plan["python"]["version"] or read_marker(path) is None:
                 return None
             added = [str(site_packages(path))]
         return {
             "op": "switch",
+            "python": python,
             "roots": plan.get("roots") or [],
             "working_dir": plan.get("working_dir"),
             "paths": added,
@@ -265,9 +269,10 @@ def _environment(compute: Mapping[str, Any], keep: tuple[str, ...] = ()) -> dict
     return found
 
 
-def _pairs(plan: Mapping[str, Any]) -> set[tuple[str, str]]:
-    return {(str(name), str(version)) for name, version in plan.get("packages") or ()}
-
-
-def _minor(plan: Mapping[str, Any]) -> list[str]:
-    return str(plan["python"]["version"]).split(".")[:2]
+def _packages(*plans: Mapping[str, Any]) -> list[set[tuple[str, ...]]]:
+    """What each plan installs: names and versions and, where all of them tell, what the files hold."""
+    locks = [(plan.get("spec") or {}).get("lock") for plan in plans]
+    if all(locks):
+        found = [lock["packages"] for lock in locks if lock]
+        return [{(one["name"], one["version"], one["artifact"]["sha256"]) for one in packages} for packages in found]
+    return [{(str(name), str(version)) for name, version in plan.get("packages") or ()} for plan in plans]
