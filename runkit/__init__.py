@@ -27,6 +27,8 @@ _PLACES = {
     "Call": "runkit.client.call",
     "env": "runkit.model.env",
     "Env": "runkit.model.env",
+    "conda_env": "runkit.model.env",
+    "CondaEnv": "runkit.model.env",
     "Package": "runkit.model.package",
     "Secret": "runkit.model.secret",
 }
@@ -34,6 +36,7 @@ _PLACES = {
 __all__ = [
     "Call",
     "Cluster",
+    "CondaEnv",
     "Env",
     "Function",
     "Module",
@@ -41,6 +44,7 @@ __all__ = [
     "RemoteObject",
     "Secret",
     "cluster",
+    "conda_env",
     "env",
     "errors",
     "fetch",
@@ -59,7 +63,7 @@ if TYPE_CHECKING:
     from runkit.client.function import Function, function
     from runkit.client.module import Module, module
     from runkit.client.remote import RemoteObject, fetch
-    from runkit.model.env import Env, env
+    from runkit.model.env import CondaEnv, Env, conda_env, env
     from runkit.model.package import Package
     from runkit.model.secret import Secret
 

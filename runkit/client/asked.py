@@ -10,6 +10,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
+from runkit.client import conda
 from runkit.client.lock import Artifact
 from runkit.client.progress import Report
 from runkit.client.ship import Api
@@ -74,7 +75,7 @@ class Asker:
         rooted = [root for root in roots if root.always or not default]
         files = [Path(root.folder) / "requirements.txt" for root in rooted] if env.root_reqs else []
         wanted = env.requirements(files)
-        for note in wanted.notes:
+        for note in (*wanted.notes, *(env.conda.notes if env.conda else ())):
             progress({"warning": note})
         request = EnvRequest(
             name=DEFAULT_ENV if default else env.target,
@@ -87,6 +88,7 @@ class Asker:
             compute=env.compute,
             working_dir=working_dir if env.working_dir else None,
             indexes=index_settings(env.folder),
+            conda=conda.request(env),
         )
         if default:
             wanted = self._with_ray(wanted)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from runkit.errors import EnvError
+from runkit.servlet.conda import NO_ACTIVATION, Activation
 from runkit.servlet.processes import MARK, ProcessId, end, marked, memory
 from runkit.wire import running
 
@@ -52,6 +53,8 @@ class WorkerSpec:
         log: path of the env's log file.
         environment: what the worker starts with; `env_vars` come on top.
         env_vars: the user's variables.
+        activation: what activating a conda environment sets, between the two; nothing for a venv.
+        conda_name: what the environment is called then.
         roots_home, roots, working_dir, vendor: as the worker's configuration has them.
     """
 
@@ -68,6 +71,15 @@ class WorkerSpec:
     roots: tuple[Mapping[str, Any], ...] = ()
     working_dir: str | None = None
     vendor: str = ""
+    activation: Activation = NO_ACTIVATION
+    conda_name: str = ""
+
+    @property
+    def activated(self) -> dict[str, str]:
+        """What an activated environment and the user add to the environment that there is."""
+        given = {name: self.env_vars.get(name, self.environment.get(name, "")) for name in ("PATH",)}
+        own = self.activation.on(given, self.conda_name) if self.activation.variables else {}
+        return {**own, **self.env_vars, **({"PATH": own["PATH"]} if own else {})}
 
     def but(self, **changes: Any) -> WorkerSpec:
         """A copy with some values changed."""
@@ -169,7 +181,7 @@ class WorkerProcess:
 
     def _environment(self) -> dict[str, str]:
         spec = self.spec
-        variables = {**spec.environment, **spec.env_vars, MARK: f"{spec.mark}:{self.generation}"}
+        variables = {**spec.environment, **spec.activated, MARK: f"{spec.mark}:{self.generation}"}
         # Ray's tasks and actors that this env starts run in this env as well.
         variables["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(
             {"runtime_env": {"py_executable": write_ray_python(spec)}}
@@ -328,7 +340,7 @@ def write_ray_python(spec: WorkerSpec) -> str:
     The env's variables are in this file, which only this user can read: what Ray is told of them it would log.
     """
     path = os.path.join(spec.sockets, f"{_short(spec.env)}.ray-python")
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in spec.env_vars.items())
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in spec.activated.items())
     partial = f"{path}.{os.getpid()}"
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700), "w", encoding="utf-8") as file:
         file.write(f'#!/bin/sh\n{exports}exec {shlex.quote(spec.python)} "$@"\n')
