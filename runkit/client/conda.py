@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
@@ -84,8 +85,19 @@ class CondaPart:
         self._progress = progress
         own = env.conda_packages()
         self._prefix = Path(own.prefix) if own and own.prefix else None
-        self._question = _question(env) if own and not own.prefix else dict(self._asked)
         self._lock: CondaLock | None = None
+
+    @functools.cached_property
+    def _question(self) -> dict[str, Any]:
+        """What the solver is asked, with the credentials that this machine has."""
+        own = self._env.conda_packages()
+        if own is None:
+            return {"channels": (), "specs": (), "priority": "flexible", "variables": {}, **self._asked}
+        if own.prefix is None:
+            return _question(self._env)
+        specs, channels, _ = conda_local.requested(Path(own.prefix))
+        written, everything = with_channels(specs, channels, conda_local.condarc())
+        return {"channels": everything, "specs": written, "priority": "flexible", "variables": {}}
 
     # -- what it is made of
 
@@ -109,7 +121,7 @@ class CondaPart:
         elif "copy" in self._asked:
             self._lock = self._copied(subdir)
         else:
-            self._lock = self._solved(self._question, subdir, kept.records if kept and not force else ())
+            self._lock = self._solved(subdir, kept.records if kept and not force else ())
         return {"version": self._lock.python, "path": None}
 
     def _copied(self, subdir: str) -> CondaLock:
@@ -136,17 +148,13 @@ class CondaPart:
                 "warning": f"the conda environment {self._prefix} cannot be copied ({reason}): it is solved anew from its history"
             }
         )
-        specs, channels, lines = conda_local.requested(self._prefix)
-        written, everything = with_channels(specs, channels, conda_local.condarc())
-        question = {"channels": everything, "specs": written, "priority": "flexible", "variables": {}}
-        solved = self._solved(question, subdir, ())
-        return replace(solved, lines=tuple(lines))
+        return replace(self._solved(subdir, ()), lines=tuple(conda_local.requested(self._prefix)[2]))
 
-    def _solved(self, question: Mapping[str, Any], subdir: str, locked: Sequence[Mapping[str, Any]]) -> CondaLock:
+    def _solved(self, subdir: str, locked: Sequence[Mapping[str, Any]]) -> CondaLock:
         self._progress({"phase": "solve the conda environment"})
         python = None if self._request.python_asked else self._request.python
         where = {"platform": subdir, "virtual": _virtual(self._host)}
-        answer = self._solver(question, {**where, "locked": [*locked], "python": python})
+        answer = self._solver({**where, "locked": [*locked], "python": python})
         for note in answer.get("notes", ()):
             self._progress({"warning": note})
         records = tuple(answer["records"])
@@ -158,19 +166,19 @@ class CondaPart:
                     "Code that travels by value will not run in it."
                 }
             )
-        return CondaLock(subdir, version, records, variables=dict(question["variables"]))
+        return CondaLock(subdir, version, records, variables=dict(self._question["variables"]))
 
     def _with_names(self, lock: CondaLock) -> CondaLock:
         """The lock with the Python packages that conda's bring: what pip requirements are resolved beside."""
         if lock.provided is not None:
             return lock
         self._progress({"phase": "read which Python packages conda's are"})
-        records = [{**one, "url": with_login(one["url"], self._question.get("channels", ()))} for one in lock.records]
-        found = self._solver(self._question, {"records": records})["provided"]
+        records = [{**one, "url": with_login(one["url"], self._question["channels"])} for one in lock.records]
+        found = self._solver({"records": records})["provided"]
         return replace(lock, provided=tuple((name, version) for name, version in found))
 
-    def _solver(self, question: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-        asked = {**{name: question[name] for name in ("channels", "specs", "priority")}, **more}
+    def _solver(self, more: Mapping[str, Any]) -> dict[str, Any]:
+        asked = {**{name: self._question[name] for name in ("channels", "specs", "priority")}, **more}
         answer = self._tool("runkit.client.conda_solving", {**asked, "cache": str(self._home / "conda")})
         if "error" in answer:
             raise _failure(answer["error"], hidden(answer["message"]).strip(), asked)
@@ -212,7 +220,7 @@ class CondaPart:
         try:
             resolved = resolve(beside, target, **options)
         except ResolutionFailed as error:
-            raise type(error)(_in_words(str(error)), _in_words(error.output)) from None
+            raise _beside(error, lock.provided or ()) from None
         ours = set(stubs.values())
         packages = tuple(package for package in resolved.packages if package.artifact.sha256 not in ours)
         return replace(resolved, packages=packages, conda=lock)
@@ -244,7 +252,7 @@ class CondaPart:
 
     def _bring(self, lock: CondaLock, shipment: Shipment, everything: bool) -> dict[str, str]:
         """Packages that lie in the host's store now: their addresses, and where in it."""
-        channels = self._question.get("channels", ())
+        channels = self._question["channels"]
         public: list[Artifact] = []
         private: list[Artifact] = []
         named: dict[str, tuple[str, str]] = {}
@@ -323,14 +331,21 @@ def _failure(kind: str, said: str, asked: Mapping[str, Any]) -> EnvError | Usage
             return LoginRefused(f"a conda channel wants other credentials ({shown}):\n{said}", said)
         return FetchFailed(f"a conda channel cannot be read ({shown}):\n{said}", said)
     text = f"the conda environment has no solution with the channels {shown}:\n{said}"
-    unknown = re.search(r"request because of: No candidates were found for (?!__)\S+ \*", said)
+    unknown = re.search(r"request because of: No candidates were found for (?!__)", said)
     return ResolutionFailed(text, said) if unknown else RequirementsConflict(text, said)
 
 
-def _in_words(said: str) -> str:
-    """uv's explanation with conda's packages in place of the files that stand for them."""
-    said = re.sub(r"([\w.-]+) @ file://\S*?/(?:[\w.]+)-([^-/\s]+)-0runkit-py3-none-any\.whl", r"\1==\2 of conda", said)
-    return re.sub(r"file://\S*?/([\w.]+)-([^-/\s]+)-0runkit-py3-none-any\.whl", r"conda's \1 \2", said)
+def _beside(error: ResolutionFailed, provided: Sequence[tuple[str, str]]) -> ResolutionFailed:
+    """uv's explanation, with what conda has installed of the packages it is about."""
+    stand_in = re.compile(r"([\w.-]+) @ file://\S*?-([^-/\s]+)-0runkit-py3-none-any\.whl")
+    said, output = (stand_in.sub(r"\1==\2 of conda", text) for text in (str(error), error.output))
+    involved = [
+        f"{name} {version}" for name, version in provided if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", said)
+    ]
+    if not involved:
+        return type(error)(said, output)
+    note = f"The conda environment has {', '.join(involved)}, which pip's packages have to go with."
+    return RequirementsConflict(f"{said}\n{note}", f"{output}\n{note}")
 
 
 def _check_md5(artifact: Artifact, record: Mapping[str, Any]) -> None:

@@ -60,7 +60,7 @@ async def find(asked: dict[str, Any]) -> dict[str, Any]:
             try:
                 records = await _solve(asked, specs + extra, priority, client)
             except SolverError as error:
-                failure = failure if failure and priority is ChannelPriority.Disabled else str(error)
+                failure = failure or str(error)
                 continue
             except GatewayError as error:
                 return {"error": "channel", "message": str(error)}
@@ -70,7 +70,18 @@ async def find(asked: dict[str, Any]) -> dict[str, Any]:
             return {"records": sorted(found, key=lambda one: one["name"]), "notes": notes}
         if len(asked["channels"]) == 1:
             break
-    return {"error": "conflict", "message": failure}
+    return {"error": "conflict", "message": await _explained(asked, specs, client) or failure}
+
+
+async def _explained(asked: dict[str, Any], specs: list[Any], client: Any) -> str:
+    """Why there is no solution, with both sides: only packages that fit a spec are loaded, unless their bare names are asked for too."""
+    bare = [MatchSpec(name) for name in sorted({spec.name.normalized for spec in specs if spec.name} | {"python"})]
+    strict = asked["priority"] != "disabled"
+    try:
+        await _solve(asked, bare + specs, ChannelPriority.Strict if strict else ChannelPriority.Disabled, client)
+    except SolverError as error:
+        return str(error)
+    return ""
 
 
 async def _solve(asked: dict[str, Any], specs: list[Any], priority: Any, client: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -194,13 +195,19 @@ def requested(prefix: Path) -> tuple[list[str], list[str], list[str]]:
 
 
 def _channel(record: dict[str, Any]) -> str:
-    """The address of the channel that a package came from, without the platform's folder."""
+    """The channel that a package came from, without the platform's folder."""
+    named = str(record.get("channel") or "").rstrip("/").removesuffix(f"/{record.get('subdir')}")
     url = str(record.get("url") or "")
-    return url.rsplit("/", 2)[0] if url.count("/") > 2 else ""
+    if "://" in named or not url.startswith("http"):
+        return named
+    return url.rsplit("/", 2)[0]
 
 
 def _items(listed: str) -> list[str]:
-    return [item for item in re.findall(r"['\"]([^'\"]+)['\"]", listed) if item]
+    try:
+        return [item for item in ast.literal_eval(listed) if isinstance(item, str)]
+    except (ValueError, SyntaxError):
+        return []
 
 
 def _bare(spec: str) -> str:
