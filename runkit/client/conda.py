@@ -38,6 +38,7 @@ from runkit.model.digest import digest
 from runkit.model.env import Env
 from runkit.model.env_request import EnvRequest
 from runkit.model.requirements import FILE, Requirements
+from runkit.wire.installers import failure_kind
 
 _SUBDIRS = {"x86_64": "linux-64", "aarch64": "linux-aarch64", "ppc64le": "linux-ppc64le"}
 _PRIORITIES = ("strict", "flexible", "disabled")
@@ -327,7 +328,7 @@ def _failure(kind: str, said: str, asked: Mapping[str, Any]) -> EnvError | Usage
     if kind == "spec":
         return UsageError(f"the conda environment cannot be understood: {said}")
     if kind == "channel":
-        if re.search(r"\b40[13]\b", said):
+        if failure_kind(said) is LoginRefused:
             return LoginRefused(f"a conda channel wants other credentials ({shown}):\n{said}", said)
         return FetchFailed(f"a conda channel cannot be read ({shown}):\n{said}", said)
     text = f"the conda environment has no solution with the channels {shown}:\n{said}"

@@ -44,7 +44,10 @@ async def find(asked: dict[str, Any]) -> dict[str, Any]:
     """The packages that make up the environment; or, where they are given, the Python packages that they bring."""
     client = Client.default_client(max_retries=1)
     if "records" in asked:
-        return {"provided": await _provided(asked["records"], client, Path(asked["cache"]))}
+        try:
+            return {"provided": await _provided(asked["records"], client, Path(asked["cache"]))}
+        except Exception as error:  # whatever py-rattler raises: it reads from channels, and nothing else can go wrong
+            return {"error": "channel", "message": f"{type(error).__name__}: {error}"}
     try:
         specs = [MatchSpec(spec) for spec in asked["specs"]]
         wish = [MatchSpec(f"python={asked['python']}")] if asked.get("python") else []

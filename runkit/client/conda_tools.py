@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -14,12 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from runkit.client.programs import run
 from runkit.client.progress import Report
 from runkit.client.uvtool import explanation, run_uv
-from runkit.errors import EnvError, FetchFailed
+from runkit.errors import EnvError, InstallFailed
 from runkit.launch import code
 from runkit.model.digest import digest
 from runkit.model.package import without_credentials
+from runkit.wire.installers import failure_kind
 
 REQUIREMENTS = code.PACKAGE / "launch" / "conda-requirements.txt"
 ANSWER = "runkit-answer: "
@@ -41,16 +42,10 @@ def ask(module: str, question: Mapping[str, Any], home: Path, cwd: str | Path, p
         cwd: the folder whose uv configuration counts where the tools have to be fetched.
 
     Raises:
-        EnvError: it gave no answer.
+        EnvError: it gave no answer. InstallFailed: the tools cannot be fetched. InstallTimeout: the set-up has no time left.
     """
     python = _python(home, cwd, progress)
-    done = subprocess.run(
-        [python, "-I", "-c", _RUN, str(code.PACKAGE.parent), module],
-        input=json.dumps(question),
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
+    done = run([python, "-I", "-c", _RUN, str(code.PACKAGE.parent), module], given=json.dumps(question))
     for line in reversed(done.stdout.splitlines()):
         if line.startswith(ANSWER):
             answer: dict[str, Any] = json.loads(line.removeprefix(ANSWER))
@@ -92,6 +87,6 @@ def _make(folder: Path, cwd: str | Path) -> None:
         done = run_uv(command, cwd=cwd)
         if done.returncode:
             said = without_credentials(explanation(done.stderr))
-            raise FetchFailed(
+            raise failure_kind(said, InstallFailed)(
                 f"py-rattler, which solves conda environments, cannot be installed on this machine:\n{said}", said
             )

@@ -15,6 +15,7 @@ from runkit.errors import InstallFailed
 from runkit.model.foreign import FOREIGN
 from runkit.servlet.locks import install_lock
 from runkit.servlet.programs import Runner, locked
+from runkit.wire.installers import failure_kind
 
 _CODE = Path(__file__).resolve().parents[2]
 _RUN = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
@@ -107,9 +108,10 @@ def _install(conda: Mapping[str, Any], path: Path, run: Runner) -> None:
     command = [str(tools), "-I", "-c", _RUN, str(_CODE), "runkit.servlet.conda_installing", str(question)]
     try:
         run.command(command, {}, run.home, "installing conda packages")
-    except InstallFailed:
+    except InstallFailed as error:
         if not done.exists():  # py-rattler's processes may crash at their end, with all done
-            raise
+            kind = type(error) if run.given_up.is_set() else failure_kind(error.output)
+            raise kind(str(error), error.output) from None
     finally:
         finished = done.exists()
         question.unlink(missing_ok=True)
