@@ -140,7 +140,7 @@ class EnvServlet:
 
     def _install(self, plan: dict[str, Any], emit: Emit, given_up: threading.Event) -> dict[str, Any]:
         built = self._build(plan, emit, given_up)
-        spec = self._spec(plan, str(built.python))
+        spec = self._spec(plan, built)
         keeper = self._keeper
         done = {
             "build": built.build,
@@ -180,7 +180,12 @@ class EnvServlet:
             added: list[str] = []
         else:
             had, gets = _packages(old, plan)
-            if not had <= gets or old["python"]["version"] != plan["python"]["version"] or read_marker(path) is None:
+            if (
+                not had <= gets
+                or old["python"]["version"] != plan["python"]["version"]
+                or read_marker(path) is None
+                or _conda(old) != _conda(plan)
+            ):
                 return None
             added = [str(site_packages(path))]
         return {
@@ -192,17 +197,19 @@ class EnvServlet:
             "secrets": self._secrets.socket,  # where the worker asks for them
         }
 
-    def _spec(self, plan: Mapping[str, Any], python: str) -> WorkerSpec:
+    def _spec(self, plan: Mapping[str, Any], built: Built) -> WorkerSpec:
         place = self._place
         return WorkerSpec(
             env=self._name,
             mark=f"{place['mark']}:{self._name}",
-            python=python,
+            python=str(built.python),
             boot=os.path.join(place["code"], "runkit", "worker", "boot.py"),
             sockets=place["sockets"],
             control=place["control"],
             log=os.path.join(place["log"], f"{self._name}.log"),
             environment={**_environment(plan.get("compute") or {}), **place["variables"]},
+            activation=built.activation,
+            conda_name=(plan.get("conda") or {}).get("name") or "",
             env_vars=plan.get("env_vars") or {},
             roots_home=os.path.join(place["home"], "roots"),
             roots=tuple(plan.get("roots") or ()),
@@ -276,3 +283,9 @@ def _packages(*plans: Mapping[str, Any]) -> list[set[tuple[str, ...]]]:
         found = [lock["packages"] for lock in locks if lock]
         return [{(one["name"], one["version"], one["artifact"]["sha256"]) for one in packages} for packages in found]
     return [{(str(name), str(version)) for name, version in plan.get("packages") or ()} for plan in plans]
+
+
+def _conda(plan: Mapping[str, Any]) -> tuple[str, str]:
+    """The conda packages it is made of, and the name it goes by: where they change, its process has to."""
+    conda = plan.get("conda") or {}
+    return conda.get("digest", ""), conda.get("name", "")
