@@ -179,10 +179,11 @@ def function(fn: Callable[..., Any], name: str | None = None, env: EnvLike = Non
         env: the env it runs in, unless `.to` is given another.
         source: how its code gets there. "sync": its package root is mirrored, and it is imported from that; functions of
             `__main__`, notebooks and lambdas, which cannot be imported, travel by value beside it. "inline": it travels by value, and
-            with it what it uses of its package root; no file is synced.
+            with it what it uses of its package root; no file is synced. A `rk.GitPackage`: it is imported from that package, which
+            the env gets among its requirements; nothing of this machine is sent.
 
     Raises:
-        UsageError: `fn` cannot be called, or `source` is none of these.
+        UsageError: `fn` cannot be called, `source` is none of these, or cannot be one of this function.
 
     Example:
         >>> f = rk.function(lambda x: x + 1).to(cluster)  # doctest: +SKIP

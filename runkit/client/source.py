@@ -14,13 +14,15 @@ from runkit.client.by_value import along, large_parts, modules_below
 from runkit.client.cluster import Cluster
 from runkit.client.connected import PlacedCode
 from runkit.client.envs import HERE, EnvLike
+from runkit.client.git_source import check_importable, from_git
 from runkit.client.progress import Progress, Report
 from runkit.client.roots import Location, importable, locate
 from runkit.client.session import Target
 from runkit.errors import RootError, UsageError
+from runkit.model.git_package import GitPackage
 from runkit.wire import codec
 
-Source = Literal["sync", "inline"]
+Source = Literal["sync", "inline"] | GitPackage
 """What a `source=` argument takes."""
 
 
@@ -60,6 +62,9 @@ def prepared(
     cluster: Cluster, thing: Any, source: Source, env: EnvLike, label: str
 ) -> tuple[Described, Callable[..., PlacedCode]]:
     """Code made ready to be sent, and what sends it: as often as it is called, `force=` as for `Cluster.place`."""
+    if isinstance(source, GitPackage):
+        target, send = from_git(cluster, thing, source, env, label)
+        return Described(Location(None), target), send
     code = describe(thing, source)
     code.warn(label, Progress(cluster.name))
     return code, partial(cluster.place, env, code.location, by_value=label if code.python else None)
@@ -71,11 +76,14 @@ def check_source(source: Any, thing: Any) -> None:
     Raises:
         UsageError: it cannot.
     """
-    if source not in ("sync", "inline"):
-        raise UsageError(f'source is "sync" or "inline", not {source!r}')
+    if isinstance(source, GitPackage):
+        check_importable(thing, source)
+    elif not isinstance(source, str) or source not in ("sync", "inline"):
+        hint = ": write rk.GitPackage(...)" if isinstance(source, str) and "git" in source else ""
+        raise UsageError(f'source is "sync", "inline" or a GitPackage, not {source!r}{hint}')
 
 
-def describe(thing: Any, source: Source = "sync") -> Described:
+def describe(thing: Any, source: Literal["sync", "inline"] = "sync") -> Described:
     """Where the code of a function or class is, and how it is named, or itself put, for the worker.
 
     Args:

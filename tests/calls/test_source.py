@@ -1,14 +1,18 @@
-"""How code gets there: synced, or inline."""
+"""How code gets there: synced, inline, or installed from git."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import runkit as rk
 from tests.calls.projects import Project
+from tests.git_servers import Repository, git
 
 MakeProject = Callable[[str], Project]
 
@@ -124,7 +128,7 @@ def test_nothing_leaks_from_one_function_into_another(project: MakeProject) -> N
     "wrap", [lambda source: rk.function(print, source=source), lambda source: rk.module(Path, source=source)]
 )
 def test_a_source_that_there_is_not(wrap: Callable[[str], object]) -> None:
-    with pytest.raises(rk.errors.UsageError, match='"sync".*"inline".*not \'by hand\''):
+    with pytest.raises(rk.errors.UsageError, match='"sync", "inline" or a GitPackage, not \'by hand\''):
         wrap("by hand")
 
 
@@ -144,3 +148,101 @@ def test_an_empty_list_means_no_requirements_at_all(project: MakeProject) -> Non
         }
     )
     assert here.run("run.py") == ["False", "True", "True True"]
+
+
+BACKEND = """
+import os, zipfile
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    with zipfile.ZipFile(os.path.join(folder, "damson-1.0-py3-none-any.whl"), "w") as wheel:
+        wheel.writestr("damson.py", open("damson.py").read())
+        wheel.writestr("damson-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: damson\\nVersion: 1.0\\n")
+        wheel.writestr("damson-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("damson-1.0.dist-info/RECORD", "")
+    return "damson-1.0-py3-none-any.whl"
+"""
+CODE = """
+import sys
+
+def taste():
+    return "sweet", "site-packages" in __file__, [path for path in sys.path if "roots" in path]
+
+class Jar:
+    def __init__(self, n):
+        self.n = n
+    def open(self):
+        return taste()[0], self.n
+"""
+PROJECT = {
+    "pyproject.toml": '[project]\nname = "damson"\nversion = "1.0"\n'
+    '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+    "backend.py": BACKEND,
+    ".gitignore": "__pycache__\n",
+    "damson.py": CODE,
+}
+
+
+@pytest.fixture
+def damson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repository]:
+    """A repository with a package, whose work tree is importable here."""
+    made = Repository(tmp_path, "damson")
+    git(made.work, "remote", "add", "origin", str(made.bare))
+    made.commit(PROJECT)
+    git(made.work, "fetch", "-q")
+    monkeypatch.syspath_prepend(str(made.work))
+    yield made
+    sys.modules.pop("damson", None)
+
+
+def test_code_that_is_installed_from_git(
+    damson: Repository, cluster: rk.Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module: Any = importlib.import_module("damson")
+    package = rk.GitPackage(str(damson.bare), revision="main")
+    env = rk.env(name="orchard", root_reqs=False)
+
+    def sent() -> rk.Function:
+        capsys.readouterr()
+        return rk.function(module.taste, source=package).to(cluster, env=env)
+
+    assert sent()() == ("sweet", True, [])
+    assert "damson-work" not in capsys.readouterr().err
+    assert rk.module(module.Jar, source=package).to(cluster, env=env)(3).open() == ("sweet", 3)
+    assert env.reqs == ()
+
+    (damson.work / "damson.py").write_text(CODE.replace("sweet", "sour"))
+    assert sent()()[0] == "sweet"
+    assert f"taste: uncommitted changes in {damson.work} do not go along: damson.py" in capsys.readouterr().err
+
+    git(damson.work, "commit", "-aqm", "sour")
+    assert sent()()[0] == "sweet"
+    assert "which is not pushed; what runs over there is another: 'main' is" in capsys.readouterr().err
+
+    damson.push()
+    git(damson.work, "fetch", "-q")
+    assert sent()()[0] == "sour"  # although the version is the same
+    assert "runs over there" not in capsys.readouterr().err
+    cluster.remove_env("orchard")
+
+
+def test_a_name_that_the_package_does_not_have(damson: Repository, cluster: rk.Cluster) -> None:
+    module: Any = importlib.import_module("damson")
+    package = rk.GitPackage(str(damson.bare))
+    env = rk.env(name="orchard", root_reqs=False)
+    with pytest.raises(rk.errors.EnvError, match=f"{damson.bare}.*'orchard', does not have the module '{__name__}'"):
+        rk.function(test_a_source_that_there_is_not, source=package).to(cluster, env=env)
+    module.late = lambda: None
+    module.late.__qualname__ = "late"
+    module.late.__module__ = "damson"
+    with pytest.raises(rk.errors.EnvError, match="does not have 'late' in its module 'damson'"):
+        rk.function(module.late, source=package).to(cluster, env=env)
+    cluster.remove_env("orchard")
+
+
+def test_what_cannot_be_installed_from_git(damson: Repository) -> None:
+    module: Any = importlib.import_module("damson")
+    with pytest.raises(rk.errors.UsageError, match="no name in its module"):
+        rk.function(lambda: None, source=rk.GitPackage(str(damson.bare)))
+    with pytest.raises(rk.errors.UsageError, match='leave it "pip"'):
+        rk.function(module.taste, source=rk.GitPackage(str(damson.bare), install_method="reqs"))
+    with pytest.raises(rk.errors.UsageError, match=r"rk\.GitPackage\(\.\.\.\)"):
+        rk.function(module.taste, source="git+https://example.org/damson")
