@@ -189,7 +189,7 @@ def env(
     python: str | None = None,
     compute: Mapping[str, float | str] | None = None,
     base: Env | None = None,
-    root_reqs: bool = True,
+    root_reqs: bool | None = None,
     package_sync: bool | PackageSync | None = None,
     lock: str | Path | None = None,
     install_timeout: float | None = None,
@@ -210,7 +210,8 @@ def env(
         python: the Python to use, as "3.12" or "3.12.1"; otherwise the minor version that runs here.
         compute: what the env holds for itself: "CPU" and "GPU" (how many), "memory" (bytes, or "2GiB"), custom Ray resources.
         base: an env that this one is made on top of: what it asks for is asked for here too, unless said otherwise.
-        root_reqs: False leaves out the requirements.txt of the synced package root.
+        root_reqs: whether the requirements.txt of the synced package root is installed too: yes, unless `reqs` is an empty list,
+            which means no requirements at all.
         package_sync: replicate the environment that runs here: True, or a `rk.PackageSync`.
         lock: the path of a `pylock.toml` (PEP 751) to install exactly, of `Env.lock` or another tool.
         install_timeout: seconds that the whole set-up may take; what it has started is ended then.
@@ -234,6 +235,8 @@ def env(
         variables = env_vars
     elif env_vars is not None:
         raise UsageError(f"env_vars is a mapping of names to values, or the path of a .env file, not {_kind(env_vars)}")
+    if root_reqs is None:
+        root_reqs = reqs is None or len(reqs) > 0
     if not isinstance(root_reqs, bool):
         raise UsageError(f"root_reqs is True or False, not {root_reqs!r}")
     made = Env(
