@@ -123,6 +123,7 @@ def measure(
     run("bulk", lambda: bulk.measure(session, rounds))
     run("sync", lambda: sync.measure(session, rounds))
     run("envs/numpy", lambda: envs.first_numpy(session, other, rounds))
+    run("envs/conflict", lambda: envs.conflict(session, rounds))
     run("envs/restart", lambda: {"worker_restart": envs.worker_restart(session, rounds)})
     run("replicate", lambda: replicate.measure(session, rounds))
     run("starts/server", lambda: {"server": starts.server(session, rounds)})

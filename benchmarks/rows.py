@@ -121,6 +121,12 @@ def _envs(f: Figures) -> list[Row]:
     ]
 
 
+def _conflict(f: Figures) -> list[Row]:
+    e = f["envs"]
+    peer = f"uv pip compile {_s(e['conflict_uv'])}"
+    return [Row("conflict explained, uv's cache empty", _s(e["conflict"]), peer, e["conflict"], "s", 2)]
+
+
 def _import(f: Figures) -> list[Row]:
     s = f["starts"]["import"]
     heavy = s["heavy"]
@@ -191,6 +197,7 @@ _MAKERS: list[Callable[[Figures], list[Row]]] = [
     _sync,
     _sync_runhouse,
     _envs,
+    _conflict,
     _import,
     _worker,
     _server,

@@ -27,6 +27,8 @@ _PLACES = {
     "Call": "runkit.client.call",
     "env": "runkit.model.env",
     "Env": "runkit.model.env",
+    "conda_env": "runkit.model.env",
+    "CondaEnv": "runkit.model.env",
     "Package": "runkit.model.package",
     "GitPackage": "runkit.model.git_package",
     "Secret": "runkit.model.secret",
@@ -36,6 +38,7 @@ _PLACES = {
 __all__ = [
     "Call",
     "Cluster",
+    "CondaEnv",
     "Env",
     "Function",
     "GitPackage",
@@ -45,6 +48,7 @@ __all__ = [
     "RemoteObject",
     "Secret",
     "cluster",
+    "conda_env",
     "env",
     "errors",
     "fetch",
@@ -63,7 +67,7 @@ if TYPE_CHECKING:
     from runkit.client.function import Function, function
     from runkit.client.module import Module, module
     from runkit.client.remote import RemoteObject, fetch
-    from runkit.model.env import Env, env
+    from runkit.model.env import CondaEnv, Env, conda_env, env
     from runkit.model.git_package import GitPackage
     from runkit.model.package import Package
     from runkit.model.package_sync import PackageSync

@@ -1,12 +1,17 @@
-"""The first `.to()` of an env with numpy, and the time until a dead worker's env answers again."""
+"""The first `.to()` of an env with numpy, one that cannot be, and the time until a dead worker's env answers again."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy
+import uv
 
 import runkit as rk
 from benchmarks.measures.session import Session, cluster_on
@@ -40,6 +45,38 @@ def first_numpy(session: Session, other: Host, rounds: int) -> dict[str, Any]:
         assert send(session.cluster)(1) == 1
     warm.stop_server()
     return {"first_numpy": median(times), "rounds": times}
+
+
+def conflict(session: Session, rounds: int) -> dict[str, Any]:
+    """From `.to()` of requirements that contradict each other to the error that says so, next to uv's own explanation.
+
+    Both with an empty cache of uv's, so that what is on the index has to be asked for.
+    """
+    contradicting = ["requests==2.31.0", "urllib3==1.20"]
+    env = rk.env(name="impossible", reqs=contradicting, root_reqs=False)
+    ours, theirs = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "requirements.txt"
+        file.write_text("\n".join(contradicting) + "\n")
+
+        def explained() -> None:
+            said = ""
+            try:
+                env.to(session.cluster)
+            except rk.errors.RequirementsConflict as error:
+                said = str(error)
+            assert "urllib3>=1.21.1,<3: requests 2.31.0 depends on it" in said
+
+        def by_uv() -> None:
+            done = subprocess.run([uv.find_uv_bin(), "pip", "compile", str(file)], capture_output=True, text=True)
+            assert "unsatisfiable" in done.stderr
+
+        for number in range(rounds):
+            for work, times in ((explained, ours), (by_uv, theirs)):
+                os.environ["UV_CACHE_DIR"] = f"{folder}/{work.__name__}-{number}"
+                times.append(timed(work))
+        del os.environ["UV_CACHE_DIR"]
+    return {"conflict": median(ours), "conflict_uv": median(theirs)}
 
 
 def worker_restart(session: Session, rounds: int) -> float:

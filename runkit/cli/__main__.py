@@ -70,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
         ("start", "start it, with Ray and the default env's process, and wait until calls can run"),
         ("stop", "end it, its Ray, its envs and the objects in them"),
         ("status", "what it says of itself, as JSON"),
+        (
+            "enable",
+            "have it start with this host, by systemd, or else by cron; its envs come back with it when they are used",
+        ),
+        ("disable", "have it start with this host no more"),
     ):
         action = actions.add_parser(name, help=text, description=text)
         action.add_argument(

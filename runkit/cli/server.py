@@ -1,4 +1,4 @@
-"""`runkit server start|stop|status`: the server on this host. It runs in the Python that the command runs in."""
+"""`runkit server start|stop|status|enable|disable`: the server on this host. It runs in the Python that the command runs in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runkit.errors import ServerError, UsageError
 from runkit.launch import code
@@ -20,6 +20,29 @@ if TYPE_CHECKING:
 
 def start(given: Namespace) -> int:
     """Start it; prints where it is."""
+    answer = _run("start", given.port)
+    print(json.dumps(answer["ready"], indent=2))
+    return 0
+
+
+def enable(given: Namespace) -> int:
+    """Have it start with this host."""
+    print(f"the server on port {given.port} starts with this host, by {_run('enable', given.port)['enabled']}")
+    return 0
+
+
+def disable(given: Namespace) -> int:
+    """Have it start with this host no more."""
+    done = _run("disable", given.port)["disabled"]
+    print(
+        f"the server on port {given.port} "
+        + ("does not start with this host any more" if done else "did not start with this host")
+    )
+    return 0
+
+
+def _run(command: str, port: int) -> dict[str, Any]:
+    """What `python -m runkit.server` answers, in this Python, with the code where a client's set-up would put it."""
     for needed in ("ray", "aiohttp", "uvloop"):
         if importlib.util.find_spec(needed) is None:
             raise UsageError(
@@ -29,20 +52,19 @@ def start(given: Namespace) -> int:
     # From the same place as a client's set-up would put it: clients with the same runkit then find the server to be theirs.
     place = code.place(places.home())
     environment = {**os.environ, "PYTHONPATH": str(place)}
-    arguments = [sys.executable, "-m", "runkit.server", "start", "--port", str(given.port)]
+    arguments = [sys.executable, "-m", "runkit.server", command, "--port", str(port)]
     done = subprocess.run(
         arguments, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     )
     try:
-        answer = json.loads(done.stdout.splitlines()[-1])
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         raise ServerError(
-            f"the server did not start (status {done.returncode}): {done.stdout or 'see above'}"
+            f"the server's {command} failed (status {done.returncode}): {done.stdout or 'see above'}"
         ) from None
     if "error" in answer:
         raise problems.from_json(answer["error"])
-    print(json.dumps(answer["ready"], indent=2))
-    return 0
+    return answer
 
 
 def stop(given: Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
+from runkit.client import conda
 from runkit.client.git import Git
 from runkit.client.git_requirements import pinned
 from runkit.client.lock import Artifact
@@ -79,7 +80,7 @@ class Asker:
         wanted = env.requirements(files)
         git = Git(wanted.gits.values(), progress)
         wanted = pinned(wanted, git)
-        for note in wanted.notes:
+        for note in (*wanted.notes, *(env.conda.notes if env.conda else ())):
             progress({"warning": note})
         request = EnvRequest(
             name=DEFAULT_ENV if default else env.target,
@@ -94,6 +95,8 @@ class Asker:
             working_dir=working_dir if env.working_dir else None,
             indexes=index_settings(env.folder),
             sync=env.package_sync.level if env.package_sync else "",
+            folders=tuple(root.id for root in roots if root.always),
+            conda=conda.request(env),
         )
         if default:
             wanted = self._with_ray(wanted)

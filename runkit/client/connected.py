@@ -17,6 +17,7 @@ from runkit.client.envs import HERE, EnvLike
 from runkit.client.git_requirements import local_checkouts, pinned_env
 from runkit.client.link import Link
 from runkit.client.lock import Lock
+from runkit.client.mirroring import own_roots
 from runkit.client.progress import Progress
 from runkit.client.remote import RemoteObject
 from runkit.client.request import python_mismatch
@@ -332,9 +333,8 @@ class Connected:
         secrets = gather(env.secrets)  # before there is a link: without one of them, nothing is set up
         link = self.link
         replica = link.replica(env, default)
-        roots = [root_at(env.working_dir)] if env.working_dir is not None else []
-        working_dir = roots[0].id if roots else None
-        roots += [root_at(folder) for folder in env.local_folders()] + checkouts
+        roots, working_dir = own_roots(env)
+        roots += checkouts
         for root in (*roots, *(replica.roots if replica else ())):
             self._folders[root.id] = str(root.path)
         deployed, synced = link.send(env, code, roots, working_dir, force, secrets, default, replica)

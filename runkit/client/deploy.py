@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from runkit.client import interpreter
 from runkit.client.asked import Asker, SyncedRoot
+from runkit.client.conda import CondaPart, conda_plan
 from runkit.client.host_platform import Platform
 from runkit.client.lock import Lock
 from runkit.client.logins import Logins
@@ -86,6 +87,7 @@ class _Plan:
     roots: tuple[Mapping[str, Any], ...]
     python: Mapping[str, Any]
     salt: int
+    conda: Mapping[str, Any] | None = None  # what of the conda part lies on the host
 
     def build(self, lock: Lock) -> str:
         """Names the folder after everything that shapes its content."""
@@ -118,7 +120,7 @@ class Deployer:
         """
         self._api = api
         self._token = token
-        self.host: Mapping[str, Any] = status["host"]
+        self.host: Mapping[str, Any] = {"home": status.get("home"), **status["host"]}
         self._progress: Report = lambda event: None
         self._home = home or places.home()
         self._asker = Asker(api, (status.get("ray") or {}).get("version"), self._home)
@@ -133,8 +135,8 @@ class Deployer:
         force: bool = False,
         progress: Report = lambda event: None,
         default: bool = False,
-        resolve: Resolver = resolve,
         secrets: Materials | None = None,
+        resolve: Resolver = resolve,
     ) -> Deployed:
         """Make the env on the cluster what it is asked to be.
 
@@ -147,8 +149,8 @@ class Deployer:
             progress: told what happens.
             default: it is the cluster's default env: it takes the place of the one there, unless that is this one with unnamed
                 envs on top.
-            resolve: finds the files of its requirements.
             secrets: what the env's secrets are made of.
+            resolve: finds the files of its requirements.
 
         Raises:
             UsageError, ResolutionFailed, InterpreterNotFound, InstallFailed: see there; the env over there is as it was.
@@ -200,8 +202,9 @@ class Deployer:
         spec = self._asker.spec(request.name) if state != "missing" else {}
         if default:
             self._tell_of_another(request, spec)
-        python, packed = self._find_python(request)
-        lock = self._lock(env, wanted, request, spec, python["version"], force, resolve)
+        conda = CondaPart(env, request, self.host, self._home, progress) if request.conda else None
+        python, packed = (conda.python(spec, force), None) if conda else self._find_python(request)
+        lock = self._lock(env, wanted, request, spec, python["version"], force, resolve, conda)
         if packed:
             title = f"ship Python {packed.version}"
             python["path"] = upload(self._api, f"/v1/pythons/{packed.name}", packed.path, title, self._progress)["path"]
@@ -212,11 +215,13 @@ class Deployer:
         }
         if request.name == DEFAULT_ENV and not default:  # on top of what is there
             own = {**{root["id"]: root for root in spec.get("roots") or ()}, **own}
-        plan = _Plan(request, tuple(own.values()), python, salt)
+        plan = _Plan(request, tuple(own.values()), python, salt, spec.get("conda_shipped"))
         shipment = self._shipment(env, wanted, lock)
         shipped: set[str] = set()
         if plan.build(lock) != spec.get("build"):
             lock, shipped = shipment.send(lock)
+            if conda:
+                plan = replace(plan, conda=conda.ship(lock, plan.build(lock), shipment))
         bring_roots()
         try:
             return self._put(plan, lock, shipped, packed_secrets)
@@ -224,6 +229,8 @@ class Deployer:
             # The host said that it reaches the index, and then did not: what it lacks goes from here.
             self._progress({"warning": "the host could not fetch everything; shipping it from here"})
             lock, shipped = shipment.send(lock, everything=True)
+            if conda:
+                plan = replace(plan, conda=conda.ship(lock, plan.build(lock), shipment, everything=True))
             return self._put(plan, lock, shipped, packed_secrets)
 
     def _tell_of_another(self, request: EnvRequest, spec: Mapping[str, Any]) -> None:
@@ -283,6 +290,7 @@ class Deployer:
         python: str,
         force: bool,
         resolve: Resolver,
+        conda: CondaPart | None = None,
     ) -> Lock:
         target = Platform.of_host(self.host, python)
         kept = Lock.from_json(spec["lock"]) if spec.get("lock") else None
@@ -293,7 +301,8 @@ class Deployer:
         known = spec.get("packages") or ()
         trees = self._trees(env, wanted, target)
         cache = self._home / "locks"
-        return resolve(wanted, target, cwd=env.folder, prefer=known, cache=cache, upgrade=force, trees=trees)
+        find = conda.resolve_beside if conda else resolve
+        return find(wanted, target, cwd=env.folder, prefer=known, cache=cache, upgrade=force, trees=trees)
 
     def _shipment(self, env: Env, wanted: Requirements, lock: Lock) -> Shipment:
         target, store = Platform.of_host(self.host, lock.python), self._store(env, wanted)
@@ -318,6 +327,7 @@ class Deployer:
             "build": build,
             "salt": made.salt,
             "roots": list(made.roots),
+            **({"conda_shipped": made.conda} if lock.conda else {}),
         }
         spec = {**request.to_spec(), **kept}
         plan = {
@@ -328,7 +338,8 @@ class Deployer:
             "build": build,
             "python": dict(python),
             "lock": lock.text(shipped),
-            "packages": lock.pairs,
+            "packages": lock.everything,
+            "conda": conda_plan(lock.conda, request, made.conda) if lock.conda else None,
             "env_vars": dict(request.env_vars),
             "setup_cmds": list(request.setup_cmds),
             "compute": dict(request.compute),

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from types import ModuleType
 from typing import Any
 
-import cloudpickle
-
+from runkit.client.by_value import along
 from runkit.client.call import Call
 from runkit.client.cluster import Cluster, as_cluster, store
-from runkit.client.envs import HERE, EnvLike
+from runkit.client.envs import EnvLike
 from runkit.client.invoke import Invoker, check_options
 from runkit.client.remote import RemoteObject
 from runkit.client.request import DEFAULTS, Options
-from runkit.client.roots import Location, importable, locate
 from runkit.client.session import Target
+from runkit.client.source import Source, check_source, prepared
 from runkit.errors import UsageError
 from runkit.model.env import as_env
 from runkit.model.mistakes import plainly
-from runkit.wire import codec, handles
+from runkit.wire import handles
 from runkit.wire.kinds import kind_of
 from runkit.wire.names import check_name
 
@@ -35,9 +29,17 @@ class Function:
     Made by `rk.function`. Before `.to` it runs here, like the function it wraps.
     """
 
-    def __init__(self, fn: Callable[..., Any], name: str | None, env: EnvLike, options: Options = DEFAULTS):
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        name: str | None,
+        env: EnvLike,
+        options: Options = DEFAULTS,
+        source: Source = "sync",
+    ):
         self._fn = fn
         self._env = env
+        self._source = source
         self._options = options
         self._invoker: Invoker | None = None
         self._cluster: Cluster | None = None
@@ -83,18 +85,19 @@ class Function:
         cluster = as_cluster(cluster)
         if name is not None:
             check_name("key", name)
-        location, target, python = describe(self._fn)
         wanted = self._env if env is None else env
         label = str(self.name)
-        placed = cluster.place(wanted, location, force=force_install, by_value=label if python else None)
-        target = Target({**target.meta, "roots": placed.roots}, target.parts)
-        bound = Function(self._fn, self.name, self._env, self._options)
+        code, send = prepared(cluster, self._fn, self._source, wanted, label)
+        placed = send(force=force_install)
+        target = Target({**code.target.meta, "roots": placed.roots}, code.target.parts)
+        bound = Function(self._fn, self.name, self._env, self._options, self._source)
         bound._cluster = cluster
-        again = partial(cluster.place, wanted, location, by_value=label if python else None)
-        bound._invoker = Invoker(cluster, placed.env, label, target, kind_of(self._fn), self._options, python, again)
+        kind = kind_of(self._fn)
+        bound._invoker = Invoker(cluster, placed.env, label, target, kind, self._options, code.python, send, code.along)
         if name is not None:
             bound.name = name
-            store(cluster, name, self._fn, placed)
+            with along(code.along):
+                store(cluster, name, self._fn, placed)
         return bound
 
     @plainly
@@ -143,7 +146,7 @@ class Function:
             keep: a key; the result stays over there and a handle comes back.
         """
         chosen = check_options(self._options, given)
-        other = Function(self._fn, self.name, self._env, chosen)
+        other = Function(self._fn, self.name, self._env, chosen, self._source)
         other._cluster = self._cluster
         other._invoker = self._invoker.with_options(**given) if self._invoker is not None else None
         return other
@@ -167,16 +170,20 @@ class Function:
 
 
 @plainly
-def function(fn: Callable[..., Any], name: str | None = None, env: EnvLike = None) -> Function:
+def function(fn: Callable[..., Any], name: str | None = None, env: EnvLike = None, source: Source = "sync") -> Function:
     """Wrap a function so that it can be sent to a cluster.
 
     Args:
         fn: a function, lambda, method of a module-level class, or callable.
         name: how messages name it; its own name otherwise.
         env: the env it runs in, unless `.to` is given another.
+        source: how its code gets there. "sync": its package root is mirrored, and it is imported from that; functions of
+            `__main__`, notebooks and lambdas, which cannot be imported, travel by value beside it. "inline": it travels by value, and
+            with it what it uses of its package root; no file is synced. A `rk.GitPackage`: it is imported from that package, which
+            the env gets among its requirements; nothing of this machine is sent.
 
     Raises:
-        UsageError: `fn` cannot be called.
+        UsageError: `fn` cannot be called, `source` is none of these, or cannot be one of this function.
 
     Example:
         >>> f = rk.function(lambda x: x + 1).to(cluster)  # doctest: +SKIP
@@ -193,29 +200,5 @@ def function(fn: Callable[..., Any], name: str | None = None, env: EnvLike = Non
         raise UsageError(f"the name of a function is a string, not {name!r}")
     if not isinstance(env, str):
         as_env(env)
-    return Function(fn, name, env)
-
-
-def describe(thing: Any) -> tuple[Location, Target, str | None]:
-    """Where the code of a function or class is, how the worker is told of it, and the Python it needs if it goes by value."""
-    location = locate(thing)
-    if location.by_value_reason is None and location.module and location.qualname:
-        return location, Target({"ref": [location.module, location.qualname]}), None
-    label = getattr(thing, "__name__", repr(thing))
-    with _whole_module(sys.modules.get(location.module or "")):
-        parts = codec.dump(thing, f"{label}, which travels by value because {location.by_value_reason},")
-    digest = hashlib.sha256(b"".join(bytes(part) for part in parts)).hexdigest()
-    return location, Target({"value": digest}, parts), HERE
-
-
-@contextmanager
-def _whole_module(module: ModuleType | None) -> Iterator[None]:
-    """While a function of a module that cannot be imported over there is pickled: the module's other functions go by value, too."""
-    if module is None or module.__name__ == "__main__" or importable(module):
-        yield
-        return
-    cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        cloudpickle.unregister_pickle_by_value(module)
+    check_source(source, fn)
+    return Function(fn, name, env, source=source)

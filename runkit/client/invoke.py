@@ -8,8 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
+from runkit.client.by_value import along
 from runkit.client.call import Call, run, stop_all
 from runkit.client.finisher import finisher
 from runkit.client.generator import AsyncRemoteGenerator, RemoteGenerator
@@ -76,6 +78,7 @@ class Invoker:
         kind: what calling it gives: "call", "async", "gen" or "asyncgen".
         python: the client's minor version, if the code travels by value.
         prepare: sends the env again; called where the cluster has it no more.
+        modules: what is not to be found over there: functions and classes of these go by value among the arguments.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Invoker:
         options: Options = DEFAULTS,
         python: str | None = None,
         prepare: Callable[[], Any] | None = None,
+        modules: tuple[ModuleType, ...] = (),
     ):
         self.caller = caller
         self.env = env
@@ -97,16 +101,18 @@ class Invoker:
         self.chosen = options
         self.python = python
         self._prepare = prepare
+        self._modules = modules
         self._meta = options.meta()
 
     def with_options(self, **given: Any) -> Invoker:
         """The same with other options."""
         chosen = check_options(self.chosen, given)
-        return Invoker(self.caller, self.env, self.label, self.target, self.kind, chosen, self.python, self._prepare)
+        mine = (self.caller, self.env, self.label, self.target, self.kind)
+        return Invoker(*mine, chosen, self.python, self._prepare, self._modules)
 
     def request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
         """A call with these arguments, pickled now."""
-        with sending_to(self.caller):
+        with sending_to(self.caller), along(self._modules):
             parts = codec.dump((args, kwargs), f"an argument of {self.label}")
         return Request(
             self.caller,

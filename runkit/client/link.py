@@ -16,6 +16,7 @@ from runkit.client.bootstrap import ServerInfo, bootstrap
 from runkit.client.connection import Connection
 from runkit.client.deploy import Deployed, Deployer
 from runkit.client.manifest import Manifest, scan
+from runkit.client.mirroring import bring
 from runkit.client.progress import Progress, Report
 from runkit.client.replicate import Replica, add_roots, prepare
 from runkit.client.resolve import resolve
@@ -24,7 +25,6 @@ from runkit.client.secrets import Materials
 from runkit.client.serving import find_server, was_killed
 from runkit.client.session import Session
 from runkit.client.set_up import SetUp
-from runkit.client.upload import upload
 from runkit.errors import ConnectionLost, EnvNotFound, HostError, RunkitError
 from runkit.model.env import Env
 from runkit.transport import Transport
@@ -196,8 +196,8 @@ class Link:
                 force=force,
                 progress=progress,
                 default=default,
-                resolve=replica.solver if replica else resolve,
                 secrets=secrets,
+                resolve=replica.solver if replica else resolve,
             )
             self.connection.expect(deployed.name, deployed.worker)
             if deployed.lost_keys:
@@ -251,26 +251,9 @@ class Link:
 
     def sync(self, root: Root, manifest: Manifest | None, progress: Report) -> None:
         """Bring the mirror of one root up to date."""
-        address = f"/v1/roots/{root.id}"
-
-        def apply(pieces: Iterator[bytes], length: int) -> dict[str, Any]:
-            answer = self.api.upload("POST", f"{address}/apply", pieces, length)
-            for path in answer.get("aside", ()):
-                progress(
-                    {"warning": f"{path} stood over there where a synced file belongs; it was set aside, not deleted"}
-                )
-            return answer
-
         # One after the other: for the second there is nothing left to send.
         with self._syncing.setdefault(root.id, threading.Lock()):
-            progress({"phase": f"sync {root.path.name}"})
-            upload(
-                root,
-                lambda body: self.api.json("POST", f"{address}/plan", body)["need"],
-                apply,
-                manifest,
-                lambda what, done, total: progress({"phase": f"sync {root.path.name}", "done": done, "total": total}),
-            )
+            bring(self.api, root, manifest, progress)
 
     def close(self) -> None:
         """Close the connections; envs, objects and running calls stay as they are."""

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
+from runkit.client.conda_lock import CondaLock
 from runkit.client.host_platform import Platform
 from runkit.model.digest import digest
 from runkit.model.package import without_credentials
@@ -60,12 +61,14 @@ class Lock:
     Attributes:
         python: the Python version it was resolved for.
         platform: uv's name of the platform it was resolved for.
-        packages: sorted by name.
+        packages: those of pip's world, sorted by name.
+        conda: the conda environment that they are added to; None for a venv.
     """
 
     python: str
     platform: str
     packages: tuple[Locked, ...]
+    conda: CondaLock | None = None
 
     def fits(self, target: Platform) -> bool:
         """Whether it was made for a host and a Python minor version like this."""
@@ -75,6 +78,11 @@ class Lock:
     def pairs(self) -> list[list[str]]:
         """Names and versions."""
         return [[package.name, package.version] for package in self.packages]
+
+    @property
+    def everything(self) -> list[list[str]]:
+        """Names and versions, conda's packages among them."""
+        return (self.conda.pairs if self.conda else []) + self.pairs
 
     @property
     def sources(self) -> list[Locked]:
@@ -90,14 +98,13 @@ class Lock:
     def digest(self) -> str:
         """Names the content: every file by its hash, not by where it comes from; every source tree by its own, as it is before
         and after it was built, and whoever built it."""
-        return digest(
-            [
-                [p.name, "tree", p.artifact.tree]
-                if p.artifact.tree
-                else [p.name, p.version, p.artifact.filename, p.artifact.sha256]
-                for p in self.packages
-            ]
-        )
+        packages = [
+            [p.name, "tree", p.artifact.tree]
+            if p.artifact.tree
+            else [p.name, p.version, p.artifact.filename, p.artifact.sha256]
+            for p in self.packages
+        ]
+        return digest([self.conda.digest, packages] if self.conda else packages)
 
     def with_artifacts(self, replaced: Mapping[str, Artifact]) -> Lock:
         """The lock with other files for some packages (by name)."""
@@ -156,13 +163,15 @@ class Lock:
             artifact = package["artifact"]
             artifact["url"] = without_credentials(artifact["url"]) if artifact["url"] else None
             packages.append({**package, "artifact": {**artifact, "path": None}})
-        return {"python": self.python, "platform": self.platform, "packages": packages}
+        found = {"python": self.python, "platform": self.platform, "packages": packages}
+        return {**found, "conda": self.conda.to_json()} if self.conda else found
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Lock:
         """Read what `to_json` wrote."""
         packages = tuple(Locked(p["name"], p["version"], Artifact(**p["artifact"])) for p in value["packages"])
-        return cls(value["python"], value["platform"], packages)
+        conda = CondaLock.from_json(value["conda"]) if value.get("conda") else None
+        return cls(value["python"], value["platform"], packages, conda)
 
 
 def quoted(text: str) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from functools import partial
 from typing import Any
 
 from runkit.client.cluster import Cluster, as_cluster
 from runkit.client.envs import EnvLike
-from runkit.client.function import describe
 from runkit.client.invoke import Invoker
 from runkit.client.remote import RemoteObject
 from runkit.client.request import Options
 from runkit.client.session import Target
+from runkit.client.source import Source, check_source, prepared
 from runkit.errors import UsageError
 from runkit.model.env import as_env
 from runkit.model.mistakes import plainly
@@ -25,9 +24,10 @@ from runkit.wire.names import check_name
 class Module:
     """A class; after `.to(cluster)` calling it constructs an instance there and gives a proxy. Made by `rk.module`."""
 
-    def __init__(self, cls: type, env: EnvLike = None):
+    def __init__(self, cls: type, env: EnvLike = None, source: Source = "sync"):
         self._cls = cls
         self._env = env
+        self._source = source
         self._invoker: Invoker | None = None
         self._cluster: Cluster | None = None
         self.name = cls.__name__
@@ -38,14 +38,15 @@ class Module:
     def to(self, cluster: Cluster, env: EnvLike = None, force_install: bool = False) -> Module:
         """Make the class ready on a cluster; arguments as for `Function.to`."""
         cluster = as_cluster(cluster)
-        location, target, python = describe(self._cls)
         wanted = self._env if env is None else env
-        placed = cluster.place(wanted, location, force=force_install, by_value=self.name if python else None)
-        target = Target({**target.meta, "roots": placed.roots}, target.parts)
-        bound = Module(self._cls, self._env)
+        code, send = prepared(cluster, self._cls, self._source, wanted, self.name)
+        placed = send(force=force_install)
+        target = Target({**code.target.meta, "roots": placed.roots}, code.target.parts)
+        bound = Module(self._cls, self._env, self._source)
         bound._cluster = cluster
-        again = partial(cluster.place, wanted, location, by_value=self.name if python else None)
-        bound._invoker = Invoker(cluster, placed.env, self.name, target, "call", Options(), python, again)
+        bound._invoker = Invoker(
+            cluster, placed.env, self.name, target, "call", Options(), code.python, send, code.along
+        )
         return bound
 
     @plainly
@@ -110,15 +111,16 @@ def _open_parameters(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 @plainly
-def module(cls: type, env: EnvLike = None) -> Module:
+def module(cls: type, env: EnvLike = None, source: Source = "sync") -> Module:
     """Wrap a class so that its instances can live on a cluster.
 
     Args:
         cls: a class.
         env: the env its instances live in, unless `.to` is given another.
+        source: how its code gets there, as for `rk.function`.
 
     Raises:
-        UsageError: `cls` is no class.
+        UsageError: `cls` is no class, or `source` is nothing that there is.
 
     Example:
         >>> Remote = rk.module(Trainer).to(cluster, env=env)  # doctest: +SKIP
@@ -132,4 +134,5 @@ def module(cls: type, env: EnvLike = None) -> Module:
         raise UsageError(f"rk.module takes a class, not {type(cls).__name__}: {cls!r}{hint}")
     if not isinstance(env, str):
         as_env(env)
-    return Module(cls, env)
+    check_source(source, cls)
+    return Module(cls, env, source)

@@ -16,6 +16,7 @@ def run(
     cwd: str | Path | None = None,
     env: Mapping[str, str] | None = None,
     hear: Callable[[str], None] | None = None,
+    given: str = "",
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, like `subprocess.run`; it, and what it started, does not outlive the set-up it is for.
 
@@ -24,18 +25,21 @@ def run(
         cwd: its current folder.
         env: all of its variables; this process's otherwise.
         hear: called with each line of its standard error as it comes.
+        given: its standard input.
 
     Raises:
         InstallTimeout: the current set-up has no time left.
     """
     said: list[str] = []
-    with tempfile.TemporaryFile() as out:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as into:
+        into.write(given.encode())
+        into.seek(0)
         # A session of its own, so that all of it can be ended; Ctrl-C reaches it through us.
         process = subprocess.Popen(
             arguments,
             cwd=cwd,
             env=env,
-            stdin=subprocess.DEVNULL,
+            stdin=into,
             stdout=out,
             stderr=subprocess.PIPE,
             start_new_session=True,

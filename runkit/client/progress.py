@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,8 +32,15 @@ def _named(name: str) -> int:
     return LEVELS.get(name.lower(), LEVELS["info"])
 
 
+BEAT = 10.0
+"""After so many seconds without a line, where there is no terminal, a line says what is still going on."""
+
+TOLD = 5.0
+"""A step that took so many seconds or more is told of when it is over."""
+
+
 class Progress:
-    """Shows the steps of one action on standard error. Call it with events; use it as a context.
+    """Shows the steps of one action on standard error. Call it with events, from any thread; use it as a context.
 
     Events are {"phase": text}, with "done" and "total" bytes where they are known, {"log": line} and {"warning": text}.
     """
@@ -42,49 +50,77 @@ class Progress:
         self._level = level()
         self._status: Any = None
         self._console: Any = None
-        self._phase = self._text = ""
-        self._since = time.monotonic()
+        self._phase = self._text = self._bytes = ""
+        self._since = self._told = time.monotonic()
         self._shown = ""
+        self._lock = threading.RLock()
+        self._over = threading.Event()
+        self._over.set()  # what is not used as a context has no end to go on to
+        self._beating = False
 
     def __enter__(self) -> Progress:
+        self._over.clear()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._leave()
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+        self._over.set()
+        with self._lock:
+            self._leave()
+            if self._status is not None:
+                self._status.stop()
+                self._status = None
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        if "warning" in event:
-            if self._level <= LEVELS["warning"]:
-                self._print(f"{self._title}: {event['warning']}", "yellow")
-        elif self._level > LEVELS["info"]:
-            return
-        elif "phase" in event:
-            self._enter(event)
-        elif "log" in event:
-            self._print(f"  {event['log']}", "dim")
+        with self._lock:
+            if "warning" in event:
+                if self._level <= LEVELS["warning"]:
+                    self._print(f"{self._title}: {event['warning']}", "yellow")
+            elif self._level > LEVELS["info"]:
+                return
+            elif "phase" in event:
+                self._enter(event)
+            elif "log" in event:
+                self._print(f"  {event['log']}", "dim")
 
     def _enter(self, event: Mapping[str, Any]) -> None:
         phase = event["phase"]
         if phase != self._phase:
             self._leave()
             self._phase, self._since = phase, time.monotonic()
-        text = f"{self._title}: {phase}"
-        if event.get("total"):
-            text += f" ({event.get('done', 0) / 1e6:.0f} of {event['total'] / 1e6:.0f} MB)"
+        done, total = (event.get(name) or 0 for name in ("done", "total"))
+        self._bytes = (
+            f" ({done / 1e6:.0f} of {total / 1e6:.0f} MB)" if total else f" ({done / 1e6:.0f} MB)" if done else ""
+        )
+        text = f"{self._title}: {phase}{self._bytes}"
         if sys.stderr is not None and sys.stderr.isatty():
             self._spin(text)
-        elif phase != self._shown:
-            self._shown = phase
-            self._print(text, "")
+        else:
+            if phase != self._shown:
+                self._shown = phase
+                self._print(text, "")
+            if not self._beating and not self._over.is_set():
+                self._beating = True
+                threading.Thread(target=self._beat, name="runkit-progress", daemon=True).start()
 
     def _leave(self) -> None:
         """A step is over."""
+        took = time.monotonic() - self._since
         if self._phase and self._level <= LEVELS["debug"]:
-            self._print(f"{self._title}: {self._phase} took {time.monotonic() - self._since:.2f} s", "dim")
+            self._print(f"{self._title}: {self._phase} took {took:.2f} s", "dim")
+        elif self._phase and took >= TOLD and self._level <= LEVELS["info"]:
+            self._print(f"{self._title}: {self._phase} took {took:.0f} s", "dim")
         self._phase = ""
+
+    def _beat(self) -> None:
+        """Where no line moves: say now and then what is still going on, until it is over."""
+        while not self._over.wait(max(0.01, self._told + BEAT - time.monotonic())):
+            with self._lock:
+                now = time.monotonic()
+                if now - self._told >= BEAT and not self._over.is_set():
+                    self._told = now  # also between two steps, of which there is nothing to say
+                    if self._phase:
+                        text = f"{self._title}: still at: {self._phase}{self._bytes}"
+                        self._print(f"{text} ... {now - self._since:.0f} s", "")
 
     def _spin(self, text: str) -> None:
         self._text = text
@@ -102,6 +138,7 @@ class Progress:
         return line
 
     def _print(self, text: str, style: str) -> None:
+        self._told = time.monotonic()
         if sys.stderr is None:
             return
         if sys.stderr.isatty():

@@ -148,7 +148,8 @@ def _compile(
             "--python-platform",
             target.uv_platform,
         ]
-        arguments += ["--constraints", str(limits), *(["--upgrade"] if upgrade else []), *options, str(wanted)]
+        limited = ["--constraints", str(limits)] if requirements.constraints else []
+        arguments += [*limited, *(["--upgrade"] if upgrade else []), *options, str(wanted)]
         with trees.answering() as variables:
             done = run_uv(arguments, cwd=cwd, env=variables)
         if done.returncode:

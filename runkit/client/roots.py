@@ -122,7 +122,7 @@ def locate(obj: Any = None) -> Location:
 def importable(module: types.ModuleType) -> bool:
     """Whether the module can be imported by its name over there; not if it was loaded from a file under another name."""
     file = getattr(module, "__file__", None)
-    return not file or _is_installed(file) or _import_base(file, module.__name__) is not None
+    return not file or is_installed(file) or _import_base(file, module.__name__) is not None
 
 
 def root_at(folder: str | os.PathLike[str]) -> Root:
@@ -149,7 +149,7 @@ def _session_root() -> Root | None:
         start = Path.cwd()
     except FileNotFoundError:  # it was removed
         return None
-    if isinstance(file, str) and os.path.exists(file) and not _is_installed(file):
+    if isinstance(file, str) and os.path.exists(file) and not is_installed(file):
         spec = getattr(main, "__spec__", None)
         base = _import_base(file, spec.name) if spec is not None else None
         start = base or Path(os.path.abspath(file)).parent
@@ -175,13 +175,13 @@ def _locate_module(name: str, module: types.ModuleType) -> Location:
     file = getattr(module, "__file__", None)
     if not file:
         portions = [place for place in getattr(module, "__path__", ()) if os.path.isdir(place)]
-        portions = [place for place in portions if not _is_installed(place + "/__init__.py")]
+        portions = [place for place in portions if not is_installed(place + "/__init__.py")]
         if not portions:
             if name in sys.builtin_module_names or getattr(module, "__spec__", None) is not None:
                 return Location(None, name)
             return Location(_session_root(), name, None, f"its module {name!r} has no file")
         file = os.path.join(portions[0], "__init__.py")  # a namespace package: it would be here
-    if _is_installed(file):
+    if is_installed(file):
         return Location(None, name)
     start = _import_base(file, name)
     if start is None:
@@ -235,7 +235,7 @@ def _installed_folders() -> tuple[str, ...]:
     return tuple({place.rstrip("/") + "/" for folder in folders for place in (folder, os.path.realpath(folder))})
 
 
-def _is_installed(file: str) -> bool:
+def is_installed(file: str) -> bool:
     """Whether a file belongs to installed packages, the interpreter, or its standard library."""
     path = os.path.abspath(file)
     parts = path.split(os.sep)
@@ -271,7 +271,7 @@ def _paths(root: Path, start: Path | None) -> tuple[str, ...]:
             inside = _inside(os.path.realpath(place), root)
         if inside is None or not os.path.exists(place):
             continue
-        if not inside or not (_is_installed(place + "/") or _in_venv(root, inside)):
+        if not inside or not (is_installed(place + "/") or _in_venv(root, inside)):
             found.setdefault(inside)
     found.setdefault("")
     return tuple(found)

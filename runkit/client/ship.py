@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from runkit.client.host_platform import Platform
-from runkit.client.lock import Lock, Locked
+from runkit.client.lock import Artifact, Lock, Locked
 from runkit.client.progress import Report
 from runkit.client.trees import Trees
 from runkit.client.wheels import WheelStore
@@ -92,9 +92,26 @@ class Shipment:
         asked = [package.artifact.sha256 for package in lock.packages]
         missing = set(self._api.json("POST", "/v1/wheels/missing", {"sha256": asked})["missing"])
         lock, missing = self._with_built_again(lock, missing)
-        artifacts = [package.artifact for package in lock.packages]
+        return lock, self._bring([package.artifact for package in lock.packages], missing, everything)
+
+    def bring(self, artifacts: Sequence[Artifact], everything: bool = False) -> set[str]:
+        """Bring files into the host's wheel store as far as it lacks and cannot fetch them; gives the SHA-256 of those that are there.
+
+        Raises:
+            InstallFailed: one cannot be fetched here.
+        """
+        if not artifacts:
+            return set()
         asked = [artifact.sha256 for artifact in artifacts]
-        there = set(asked) - missing
+        missing = set(self._api.json("POST", "/v1/wheels/missing", {"sha256": asked})["missing"])
+        return self._bring(artifacts, missing, everything)
+
+    def fetch(self, artifact: Artifact) -> Artifact:
+        """Fetch one file to this machine."""
+        return self._store.fetch([artifact], self._progress)[0]
+
+    def _bring(self, artifacts: Sequence[Artifact], missing: set[str], everything: bool) -> set[str]:
+        there = {artifact.sha256 for artifact in artifacts} - missing
         lacking = [artifact for artifact in artifacts if artifact.sha256 in missing]
         if not everything:
             fetchable = self._fetchable([artifact.url for artifact in lacking if artifact.url])
@@ -104,7 +121,7 @@ class Shipment:
             address = f"/v1/wheels/{artifact.sha256}/{quote(artifact.filename)}"
             upload(self._api, address, Path(artifact.path), f"ship {artifact.filename}", self._progress)
             there.add(artifact.sha256)
-        return lock, there
+        return there
 
     def _with_built(self, lock: Lock) -> Lock:
         """Source trees built, and source distributions as far as that fits the host; the others are left to it."""

@@ -12,14 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import uv
-
 from runkit.client.programs import run
 from runkit.client.set_up import current
 from runkit.errors import EnvError
 from runkit.model.digest import digest
 from runkit.model.foreign import FOREIGN
 from runkit.model.package import without_credentials
+from runkit.wire import places
+
+try:
+    import uv
+except ModuleNotFoundError:  # the server's own environment, see runkit.client.apply
+    uv = None  # type: ignore[assignment]
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,6 +52,8 @@ def uv_binary() -> str:
     Raises:
         EnvError: it is not there.
     """
+    if uv is None:
+        return str(places.home() / "bin" / "uv")  # where setup_cluster.sh has put one
     try:
         return uv.find_uv_bin()
     except FileNotFoundError as error:

@@ -1,13 +1,18 @@
 #!/bin/sh
 # Sets this host up for runkit and starts its server. Idempotent: what is there is kept, a second run takes about a second.
 #
-#   sh setup_cluster.sh [--port N] [--python 3.12] [--code DIR] [--uv FILE] [--offline]
+#   sh setup_cluster.sh [--port N] [--python 3.12] [--code DIR] [--uv FILE] [--offline] [--default-env FILE] [--boot]
 #
 #   --port N        the server's port on 127.0.0.1, and the hundred from there on for its Ray (default 32300)
 #   --python 3.12   the Python that the server's environment should have, if it can be had (default: any from 3.10 on)
 #   --code DIR      the folder that holds the package `runkit` (default: the one that this script lies in)
 #   --uv FILE       the uv to use (default: the one in RUNKIT_HOME, on the PATH, or fetched)
 #   --offline       fetch nothing: uv, wheels and interpreter are in RUNKIT_HOME already, where a client put them
+#   --default-env FILE
+#                   make the env in FILE the default env: TOML (or JSON) with the arguments of rk.env as keys (name, reqs, conda_env,
+#                   env_vars, secrets, python, setup_cmds, compute, working_dir, ...); relative paths start from FILE's folder.
+#                   What is wrong with it is said before the server starts; if it cannot be made, the server stays up without it
+#   --boot          have the server start with this host, by systemd, or else by cron
 #
 # Clients run it over SSH; people can run it by hand, from a checkout, or from cloud-init. What it makes, all below RUNKIT_HOME
 # (default ~/.runkit):
@@ -23,7 +28,7 @@
 set -eu
 umask 077
 
-port=32300 python='' code='' offline='' uv=''
+port=32300 python='' code='' offline='' uv='' default_env='' boot=''
 while [ $# -gt 0 ]; do
     case $1 in
         --port) port=$2; shift 2 ;;
@@ -31,7 +36,9 @@ while [ $# -gt 0 ]; do
         --uv) uv=$2; shift 2 ;;
         --code) code=$2; shift 2 ;;
         --offline) offline=--offline; shift ;;
-        -h | --help) sed -n '2,25s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        --default-env) default_env=$2; shift 2 ;;
+        --boot) boot=1; shift ;;
+        -h | --help) sed -n '2,31s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "setup_cluster.sh: unknown option $1 (see --help)" >&2; exit 2 ;;
     esac
 done
@@ -51,6 +58,10 @@ fail() { # the message as a JSON string: the characters that JSON cannot have ar
 }
 
 [ -f "$requirements" ] || fail "$code does not hold the package runkit"
+if [ -n "$default_env" ]; then
+    [ -r "$default_env" ] || fail "--default-env $default_env: there is no such file, or it cannot be read"
+    default_env=$(cd "$(dirname "$default_env")" && pwd)/$(basename "$default_env")
+fi
 mkdir -p "$home" "$home/bin" "$home/base" "$home/code" || fail "$home cannot be made"
 chmod 700 "$home"
 
@@ -196,8 +207,24 @@ fi
 rm -rf "$lock"
 trap - EXIT
 
+run() { PYTHONPATH=$code "$base/bin/python" -m "$@"; }
+exec 3>&1 # what is said on the way; the answer, a line of JSON, comes last
+cd /
+if [ -n "$default_env" ]; then
+    read=$(run runkit.client.apply "$default_env" --check 2>&3) || { printf '%s\n' "$read"; exit 1; }
+fi
+
 # --- the server
 
-cd /
 if [ -n "$offline" ]; then export UV_OFFLINE=1; fi
-PYTHONPATH=$code exec "$base/bin/python" -m runkit.server start --port "$port" 2>&1
+answer=$(run runkit.server start --port "$port" 2>&3) || { printf '%s\n' "$answer"; exit 1; }
+status=0
+if [ -n "$boot" ]; then
+    enabled=$(run runkit.server enable --port "$port" 2>&3) || { status=1; answer=$enabled; }
+fi
+if [ -n "$default_env" ]; then
+    if [ -n "$offline" ]; then export UV_NO_INDEX=1 UV_FIND_LINKS="$home/wheels/base"; fi # what the default env has in any case
+    applied=$(run runkit.client.apply "$default_env" --port "$port" 2>&3) || { status=1; answer=$applied; }
+fi
+printf '%s\n' "$answer"
+exit "$status"

@@ -8,11 +8,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from runkit.errors import UsageError
 from runkit.model import requirements
 from runkit.model.conda import CondaSpec, as_conda
+from runkit.model.digest import digest
 from runkit.model.dotenv import read_dotenv
 from runkit.model.git_package import GitPackage
 from runkit.model.mistakes import plainly
@@ -84,7 +85,12 @@ class Env:
 
     def requirements(self, requirements_files: Sequence[str | Path] = ()) -> Requirements:
         """What the env's `reqs` and these requirements files (of synced roots) ask for, as they are now."""
-        return requirements.read(self.reqs, requirements_files)
+        asked = (*(self.conda.pip if self.conda else ()), *(one for one in self.reqs if not _is_conda(one)))
+        return requirements.read(asked, requirements_files)
+
+    def conda_packages(self) -> CondaSpec | None:
+        """The conda environment it lives in, with the conda packages among `reqs`; None for a venv."""
+        return self.conda.with_specs([one.target for one in self.reqs if _is_conda(one)]) if self.conda else None
 
     def local_folders(self) -> list[str]:
         """Absolute paths of the local folders among the requirements: to be synced and importable."""
@@ -134,14 +140,14 @@ class Env:
         return cluster.env_status(self)
 
     def __repr__(self) -> str:
-        return f"Env({', '.join(f'{name}={value}' for name, value in self._shown())})"
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in self._shown())})"
 
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{html.escape(value)}</td></tr>"
             for name, value in self._shown()
         )
-        return f"<table><caption>Env</caption>{rows}</table>"
+        return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
 
     def _shown(self) -> list[tuple[str, str]]:
         # The values of variables may be secrets: their names are enough.
@@ -164,6 +170,13 @@ class Env:
         return [(name, repr(value)) for name, value in parts if value or value is False or name == "name"]
 
 
+class CondaEnv(Env):
+    """An environment that conda packages make up; made by `conda_env()`, or by `env(conda_env=...)`.
+
+    Packages of its `pip:` section and pip requirements in `reqs` are installed into it by uv, beside conda's.
+    """
+
+
 @plainly
 def env(
     name: str | None = None,
@@ -176,7 +189,7 @@ def env(
     python: str | None = None,
     compute: Mapping[str, float | str] | None = None,
     base: Env | None = None,
-    root_reqs: bool = True,
+    root_reqs: bool | None = None,
     package_sync: bool | PackageSync | None = None,
     lock: str | Path | None = None,
     install_timeout: float | None = None,
@@ -197,7 +210,8 @@ def env(
         python: the Python to use, as "3.12" or "3.12.1"; otherwise the minor version that runs here.
         compute: what the env holds for itself: "CPU" and "GPU" (how many), "memory" (bytes, or "2GiB"), custom Ray resources.
         base: an env that this one is made on top of: what it asks for is asked for here too, unless said otherwise.
-        root_reqs: False leaves out the requirements.txt of the synced package root.
+        root_reqs: whether the requirements.txt of the synced package root is installed too: yes, unless `reqs` is an empty list,
+            which means no requirements at all.
         package_sync: replicate the environment that runs here: True, or a `rk.PackageSync`.
         lock: the path of a `pylock.toml` (PEP 751) to install exactly, of `Env.lock` or another tool.
         install_timeout: seconds that the whole set-up may take; what it has started is ended then.
@@ -221,6 +235,8 @@ def env(
         variables = env_vars
     elif env_vars is not None:
         raise UsageError(f"env_vars is a mapping of names to values, or the path of a .env file, not {_kind(env_vars)}")
+    if root_reqs is None:
+        root_reqs = reqs is None or len(reqs) > 0
     if not isinstance(root_reqs, bool):
         raise UsageError(f"root_reqs is True or False, not {root_reqs!r}")
     made = Env(
@@ -240,7 +256,7 @@ def env(
         lock_file=_check_lock(lock, folder),
         install_timeout=_check_seconds(install_timeout),
     )
-    made = made if base is None else _on_top(made, base)
+    made = in_conda(made if base is None else _on_top(made, base))
     _check_alone(made)
     return made
 
@@ -256,6 +272,80 @@ def _check_alone(made: Env) -> None:
     said = [name for value, name in whole if value]
     if len(said) > 1:
         raise UsageError(f"{said[0]} says all that the env has, so it cannot be given with {' and '.join(said[1:])}")
+
+
+@plainly
+def conda_env(
+    reqs: Sequence[str | Package] | None = None,
+    conda_env: str | Path | Mapping[str, Any] | None = None,
+    name: str | None = None,
+    **options: Any,
+) -> CondaEnv:
+    """Describe a conda environment; nothing is sent or installed before `.to(cluster)`. Neither side needs conda.
+
+    Args:
+        reqs: what it needs besides: pip requirements, which uv installs into it, and conda packages as "conda:numpy>=1.26".
+        conda_env: the path of an `environment.yml` (read now), its content as a dict, or the name or folder of a conda environment
+            of this machine, which is copied; without it the environment holds Python and what `reqs` names.
+        name: its name on a cluster; otherwise the name in the file or of the local environment, else one made of its content.
+        options: what `env` takes besides.
+
+    Raises:
+        UsageError: a part is malformed, or names a file, folder or local environment that does not exist.
+
+    Example:
+        >>> conda_env(conda_env={"dependencies": ["python=3.10", "numpy"]}, name="np_env")
+        CondaEnv(name='np_env', python='3.10', conda_env=<conda: python=3.10, numpy>)
+    """
+    made = env(name=name, reqs=reqs, conda_env={} if conda_env is None else conda_env, **options)
+    assert isinstance(made, CondaEnv)  # a conda_env was given
+    return made
+
+
+def in_conda(made: Env) -> Env:
+    """The env, as a CondaEnv where conda packages are asked for, with the name and the Python that follow from them."""
+    conda = made.conda
+    if conda is None and any(map(_is_conda, made.reqs)):
+        conda = CondaSpec()
+    if conda is None:
+        return made
+    made = replace(made, conda=conda)
+    found = made.conda_packages()
+    assert found is not None  # just given
+    asked = found.python
+    if asked is not None:
+        _check_python(asked)
+        if made.python and not _same_python(asked, made.python):
+            raise UsageError(f"python={made.python!r} contradicts the conda environment, which asks for Python {asked}")
+        asked = max(asked, made.python or "", key=len)
+    values = {**{name: getattr(made, name) for name in made.__dataclass_fields__}, "python": asked or made.python}
+    if made.name is None:
+        values["name"] = _conda_name(made, found)
+    return CondaEnv(**values)
+
+
+def _is_conda(package: Package | GitPackage) -> TypeGuard[Package]:
+    return isinstance(package, Package) and package.kind == "conda"
+
+
+def _conda_name(made: Env, found: CondaSpec) -> str:
+    """The name of a conda env that was given none: its own, else one that the same content has again."""
+    try:
+        return check_name("env", found.name)
+    except UsageError:
+        content = [
+            found.specs,
+            found.channels,
+            found.prefix,
+            dict(found.variables),
+            [str(one) for one in (*found.pip, *made.reqs)],
+        ]
+        return f"conda-{digest(content)[:8]}"
+
+
+def _same_python(one: str, other: str) -> bool:
+    shorter = min(one.count("."), other.count(".")) + 1
+    return one.split(".")[:shorter] == other.split(".")[:shorter]
 
 
 def _on_top(made: Env, base: Env) -> Env:

@@ -36,6 +36,7 @@ class EnvRequest:
         secrets: names of its secrets, each with a fingerprint of its value that only this cluster's token can make.
         sync: how strictly the local environment is replicated ("near", "strict", "as-is"); "" if it is not.
         of_roots: what the requirements.txt of each package root it was sent for adds to `lines` and `constraints`.
+        folders: the ids of the roots that every call in it has on its `sys.path`.
         alias: of the cluster's default env the name that the user gave it.
         base: of the default env the digest of what the cluster was given as its default env; unnamed envs that were added on top of
             it leave that as it is.
@@ -55,6 +56,7 @@ class EnvRequest:
     secrets: Mapping[str, str] = field(default_factory=dict)
     sync: str = ""
     of_roots: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
     alias: str = ""
     base: str = ""
 
@@ -82,7 +84,8 @@ class EnvRequest:
     def from_spec(cls, spec: Mapping[str, Any]) -> EnvRequest:
         """Read what `to_spec` wrote; unknown entries are left aside, as a later version may have written it."""
         known = {name: spec[name] for name in cls.__dataclass_fields__ if name in spec}
-        return cls(**{**known, **{n: tuple(known[n]) for n in ("lines", "constraints", "setup_cmds")}})
+        lists = ("lines", "constraints", "setup_cmds", "folders")
+        return cls(**{**known, **{name: tuple(known.get(name) or ()) for name in lists}})
 
     def on_top_of(self, kept: EnvRequest) -> EnvRequest:
         """This request added to what an env is asked to be already (its `lines` are merged before, see `merge`)."""
@@ -100,6 +103,7 @@ class EnvRequest:
             secrets={**kept.secrets, **self.secrets},
             sync=self.sync or kept.sync,
             indexes=self.indexes if set(self.lines) - set(kept.lines) else kept.indexes,
+            folders=tuple(dict.fromkeys(kept.folders + self.folders)),
             alias=kept.alias,
             base=kept.base,
         )

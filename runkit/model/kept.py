@@ -13,7 +13,9 @@ from runkit.errors import UsageError
 
 _CLASS = "runkit class"
 _TUPLE = "runkit tuple"
-_PASSWORD = re.compile(r"https?://[^/\s@]+@|\w://[^/\s@:]+:[^/\s@]+@")
+_PASSWORD = re.compile(
+    r"https?://[^/\s@]+@|\w://[^/\s@:]+:[^/\s@]+@|\w://\S+/t/[^/\s]+/"
+)  # the last: a token of a conda channel
 
 
 def kept(value: Any, what: str) -> Any:

@@ -25,7 +25,8 @@ class Package:
 
     Attributes:
         kind: "requirement" (a line of a requirements file, given to uv unchanged), "requirements" (a requirements file),
-            "folder" (synced, importable, its requirements installed) or "file" (a wheel or source distribution of this machine).
+            "folder" (synced, importable, its requirements installed), "file" (a wheel or source distribution of this machine) or
+            "conda" (a match spec; the env is a conda environment then).
         target: the requirement line, or the absolute path.
         extras: extras of a folder or file, as in "./dir[gpu]".
         marker: the environment marker of a folder or file, as in "./x.whl ; python_version < '3.12'", without the semicolon.
@@ -44,10 +45,10 @@ class Package:
         """Read one entry of `reqs`.
 
         Args:
-            text: "numpy>=1", "pip:numpy", "reqs:./" (that folder's requirements.txt), "local:./dir", a path ("./x", "~/x", "/x")
-                of a folder, wheel or source distribution, a URL, "x @ https://...", "git+https://...@rev" (which gives a
-                `GitPackage`), or any other line that uv takes in a requirements file. A bare name is always a requirement, even
-                where a folder of that name exists.
+            text: "numpy>=1", "pip:numpy", "conda:numpy", "reqs:./" (that folder's requirements.txt), "local:./dir", a path
+                ("./x", "~/x", "/x") of a folder, wheel or source distribution, a URL, "x @ https://...", "git+https://...@rev"
+                (which gives a `GitPackage`), or any other line that uv takes in a requirements file. A bare name is always a
+                requirement, even where a folder of that name exists.
             base: the folder that relative paths start from; the current one when not given.
 
         Raises:
@@ -65,7 +66,9 @@ class Package:
             raise UsageError(f"{text!r} names no package: give one requirement per entry of reqs")
         scheme, _, rest = line.partition(":")
         if scheme == "conda":
-            raise UsageError(f"{text!r}: conda packages are not available yet")
+            if not rest.strip():
+                raise UsageError(f"{text!r} names no conda package")
+            return cls("conda", rest.strip(), base=str(folder))
         if scheme == "reqs":
             return cls("requirements", str(_requirements_file(rest.strip(), folder, text)), base=str(folder))
         if scheme == "local":
@@ -83,7 +86,7 @@ class Package:
         return cls("requirement", line, base=str(folder))
 
     def __str__(self) -> str:
-        prefix = {"requirements": "reqs:", "folder": "local:"}.get(self.kind, "")
+        prefix = {"requirements": "reqs:", "folder": "local:", "conda": "conda:"}.get(self.kind, "")
         extras = f"[{','.join(self.extras)}]" if self.extras else ""
         marker = f" ; {self.marker}" if self.marker else ""
         return f"{prefix}{without_credentials(self.target)}{extras}{marker}"

@@ -1,4 +1,4 @@
-"""`python -m runkit.server start|stop|status`: what `runkit server …` does, on a host without the command."""
+"""`python -m runkit.server start|stop|status|enable|disable`: what `runkit server …` does, on a host without the command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runkit.errors import RunkitError
-from runkit.server import lifecycle
+from runkit.server import boot, lifecycle
 from runkit.wire import problems
 from runkit.wire.names import DEFAULT_PORT
 
@@ -17,7 +17,7 @@ from runkit.wire.names import DEFAULT_PORT
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its last line on standard output is JSON."""
     parser = argparse.ArgumentParser(prog="python -m runkit.server", description="runkit's server on this host.")
-    parser.add_argument("command", choices=("start", "stop", "status", "serve"))
+    parser.add_argument("command", choices=("start", "stop", "status", "enable", "disable", "serve"))
     parser.add_argument(
         "--port", type=int, default=DEFAULT_PORT, help="the server's port on 127.0.0.1 (default: %(default)s)"
     )
@@ -32,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             answer: dict[str, Any] = {"ready": lifecycle.start(given.port, _say)}
         elif given.command == "stop":
             answer = {"stopped": lifecycle.stop(given.port, _say)}
+        elif given.command == "enable":
+            answer = {"enabled": boot.enable(given.port, _say)}
+        elif given.command == "disable":
+            answer = {"disabled": boot.disable(given.port)}
         else:
             answer = lifecycle.status(given.port) or {"running": False}
     except RunkitError as error:

@@ -27,6 +27,10 @@ WORKER_SECONDS = 10.0
 DEFAULT_SECONDS = 60.0
 """How long the server's start waits for a default env that somebody asked for."""
 
+FIRST_PLACE_SECONDS = 0.5
+PLACE_SECONDS = 2.0
+"""How often it is looked what a servlet waits for that Ray has not placed yet."""
+
 GIVE_UP_SECONDS = 10.0
 """How long what is being built may take to end."""
 
@@ -305,9 +309,9 @@ class Envs:
                             if "error" in event:
                                 return
                     had_worker = env.worker is not None
-                    placed = True
                     async for event in self._place(env, compute, given_up):
                         yield event
+                    placed = True
                 assert env.servlet is not None  # placed
                 async for event in env.servlet.run("install", plan, secrets, given_up):
                     if "done" in event:
@@ -321,6 +325,11 @@ class Envs:
                         }
                     elif "error" in event and placed:
                         await self._drop_servlet(env)
+                        if lost:
+                            objects = ", ".join(map(repr, sorted(lost)))
+                            yield {
+                                "warning": f"the process of env {env.name!r} has ended; objects that went with it: {objects}"
+                            }
                     yield event
                     if "error" in event:
                         return  # the last word: where its servlet is gone, the stream would end in another error
@@ -352,23 +361,34 @@ class Envs:
         return {name: done[name] for name in ("build", "created", "replaced_worker", "worker")}
 
     async def _place(self, env: Env, compute: dict[str, Any], given_up: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
-        """Make the env's servlet; where its resources are taken, say what it waits for."""
-        await self._drop_servlet(env)
+        """Give the env a servlet with these resources; the one it has goes once the new one is there, or has to make room for it."""
         servlet = await servlets.create(self._ray, self._settings, env.name, compute)
-        env.servlet = servlet
         there_yet, gone = asyncio.ensure_future(servlet.ask("pid")), asyncio.ensure_future(given_up.wait())
+        pause = FIRST_PLACE_SECONDS
         try:
-            while not (await asyncio.wait({there_yet, gone}, timeout=2.0, return_when="FIRST_COMPLETED"))[0]:
+            while not (await asyncio.wait({there_yet, gone}, timeout=pause, return_when="FIRST_COMPLETED"))[0]:
+                pause = PLACE_SECONDS
                 _, later = await servlets.missing_resources(self._ray, compute)
+                held = (env.plan.get("compute") or {}) if env.servlet is not None else {}
+                if env.servlet is not None and all(
+                    compute[kind] <= free + held.get(kind, 0) for kind, free in later.items()
+                ):
+                    await self._drop_servlet(env)
+                    continue
                 needs = ", ".join(f"{kind} ({compute[kind]} needed, {amount:g} free)" for kind, amount in later.items())
                 yield {"phase": f"wait for {needs or 'a process of Ray'}"}
             if not there_yet.done():
                 raise InstallFailed(f"the set-up of env {env.name!r} was ended: nobody waits for it any more")
             there_yet.result()
-            servlet.there = True
+        except BaseException:
+            await servlet.end()
+            raise
         finally:
             there_yet.cancel()
             gone.cancel()
+        servlet.there = True
+        await self._drop_servlet(env)
+        env.servlet = servlet
         log.info("env %r: its servlet is there", env.name)
 
     # -- watching

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
@@ -15,10 +16,15 @@ from typing import Any
 from runkit.server.settings import Settings
 
 _PYTHON = re.compile(r"python3\.(\d+)")
+_LEVELS = (
+    "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3",
+    "abm avx avx2 bmi1 bmi2 f16c fma movbe xsave",
+    "avx512f avx512bw avx512cd avx512dq avx512vl",
+)
 
 
 def host_facts(settings: Settings) -> dict[str, Any]:
-    """{system, machine, glibc, pythons, cpus, memory, name}."""
+    """{system, machine, glibc, kernel, cpu, cuda, python, pythons, cpus, memory, name}."""
     return {**_fixed_facts(), "pythons": dict(pythons(settings).items())}
 
 
@@ -29,6 +35,10 @@ def _fixed_facts() -> dict[str, Any]:
         "name": platform.node(),
         "system": platform.system(),
         "machine": platform.machine(),
+        "kernel": _leading(platform.release()),
+        "cpu": _cpu(),
+        "cuda": _cuda(),
+        "python": platform.python_version(),
         "glibc": [int(part) for part in version.split(".")[:2]] if libc == "glibc" else None,
         "cpus": len(os.sched_getaffinity(0)),
         "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
@@ -118,3 +128,36 @@ def _is_shim(path: Path) -> bool:
             return file.read(2) == b"#!"
     except OSError:
         return True
+
+
+def _leading(version: str) -> str:
+    """The numbers that a version begins with: "6.1.0" of "6.1.0-28-amd64"."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return found[0] if found else "0"
+
+
+def _cpu() -> str:
+    """The processor's level as conda names it, as "x86_64_v3" (the x86-64 psABI's microarchitecture levels)."""
+    machine = platform.machine()
+    if machine != "x86_64":
+        return machine
+    try:
+        flags = set(re.findall(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[0].split())
+    except (OSError, IndexError):
+        return machine
+    level = 1
+    for needed in _LEVELS:
+        if not flags.issuperset(needed.split()):
+            break
+        level += 1
+    return machine if level == 1 else f"{machine}_v{level}"
+
+
+def _cuda() -> str | None:
+    """The newest CUDA that the host's driver runs, as "12.4"; None without a driver."""
+    version = ctypes.c_int(0)
+    try:
+        done = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return None
+    return f"{version.value // 1000}.{version.value % 1000 // 10}" if done == 0 and version.value else None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runkit.errors import PortInUse, RunkitError, ServerError, VersionMismatch
+from runkit.server import boot
 from runkit.server.leftovers import end_leftovers
 from runkit.server.settings import Settings, append_to, ensure_secret
 from runkit.servlet.processes import ProcessId, end
@@ -81,6 +82,7 @@ def _start(settings: Settings, say: Say) -> dict[str, Any]:
         check_ports(settings, patience=_RELEASE_S if ended else 0.0)
     ensure_secret(settings.token)
     ensure_secret(settings.ray_token)
+    boot.write_script(settings)
     say(f"start the server on port {settings.port}: Ray, and the default env's worker")
     return {**_spawn(settings), "fresh": True}
 

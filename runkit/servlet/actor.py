@@ -140,7 +140,7 @@ class EnvServlet:
 
     def _install(self, plan: dict[str, Any], emit: Emit, given_up: threading.Event) -> dict[str, Any]:
         built = self._build(plan, emit, given_up)
-        spec = self._spec(plan, str(built.python))
+        spec = self._spec(plan, built)
         keeper = self._keeper
         done = {
             "build": built.build,
@@ -154,7 +154,10 @@ class EnvServlet:
             keeper = Keeper(spec, self._generation)
             keeper.start()
             self._keeper = keeper
-        elif keeper.state()["worker"] is not None and (order := self._switch(plan, built.path)) is not None:
+        elif (
+            keeper.state()["worker"] is not None
+            and (order := self._switch(plan, built.path, str(built.python))) is not None
+        ):
             keeper.update(spec)
             done["switch"] = order
         else:
@@ -165,7 +168,7 @@ class EnvServlet:
         self._plan = plan
         return {**done, **keeper.state()}
 
-    def _switch(self, plan: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
+    def _switch(self, plan: Mapping[str, Any], path: Path, python: str) -> dict[str, Any] | None:
         """The order that makes the running worker one of the new plan; None if that takes another worker."""
         old = self._plan
         same = ("env_vars", "setup_cmds", "compute")
@@ -176,29 +179,37 @@ class EnvServlet:
         if old["build"] == plan["build"]:
             added: list[str] = []
         else:
-            had, gets = (_pairs(one) for one in (old, plan))
-            if not had <= gets or _minor(old) != _minor(plan) or read_marker(path) is None:
+            had, gets = _packages(old, plan)
+            if (
+                not had <= gets
+                or old["python"]["version"] != plan["python"]["version"]
+                or read_marker(path) is None
+                or _conda(old) != _conda(plan)
+            ):
                 return None
             added = [str(site_packages(path))]
         return {
             "op": "switch",
+            "python": python,
             "roots": plan.get("roots") or [],
             "working_dir": plan.get("working_dir"),
             "paths": added,
             "secrets": self._secrets.socket,  # where the worker asks for them
         }
 
-    def _spec(self, plan: Mapping[str, Any], python: str) -> WorkerSpec:
+    def _spec(self, plan: Mapping[str, Any], built: Built) -> WorkerSpec:
         place = self._place
         return WorkerSpec(
             env=self._name,
             mark=f"{place['mark']}:{self._name}",
-            python=python,
+            python=str(built.python),
             boot=os.path.join(place["code"], "runkit", "worker", "boot.py"),
             sockets=place["sockets"],
             control=place["control"],
             log=os.path.join(place["log"], f"{self._name}.log"),
             environment={**_environment(plan.get("compute") or {}), **place["variables"]},
+            activation=built.activation,
+            conda_name=(plan.get("conda") or {}).get("name") or "",
             env_vars=plan.get("env_vars") or {},
             roots_home=os.path.join(place["home"], "roots"),
             roots=tuple(plan.get("roots") or ()),
@@ -265,9 +276,16 @@ def _environment(compute: Mapping[str, Any], keep: tuple[str, ...] = ()) -> dict
     return found
 
 
-def _pairs(plan: Mapping[str, Any]) -> set[tuple[str, str]]:
-    return {(str(name), str(version)) for name, version in plan.get("packages") or ()}
+def _packages(*plans: Mapping[str, Any]) -> list[set[tuple[str, ...]]]:
+    """What each plan installs: names and versions and, where all of them tell, what the files hold."""
+    locks = [(plan.get("spec") or {}).get("lock") for plan in plans]
+    if all(locks):
+        found = [lock["packages"] for lock in locks if lock]
+        return [{(one["name"], one["version"], one["artifact"]["sha256"]) for one in packages} for packages in found]
+    return [{(str(name), str(version)) for name, version in plan.get("packages") or ()} for plan in plans]
 
 
-def _minor(plan: Mapping[str, Any]) -> list[str]:
-    return str(plan["python"]["version"]).split(".")[:2]
+def _conda(plan: Mapping[str, Any]) -> tuple[str, str]:
+    """The conda packages it is made of, and the name it goes by: where they change, its process has to."""
+    conda = plan.get("conda") or {}
+    return conda.get("digest", ""), conda.get("name", "")

@@ -1,4 +1,4 @@
-"""An env's folder, from its plan: a venv, the locked packages, the set-up commands.
+"""An env's folder, from its plan: a venv or a conda environment, the locked packages, the set-up commands.
 
 A venv is built at its final path and not renamed into it: console scripts, and whatever set-up commands write, hold the path. What
 makes it count is the marker `runkit-env.json`, which is renamed in last; a folder without one is a build that was cut off, and is
@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from runkit.errors import DiskFull, InstallFailed, InterpreterNotFound
+from runkit.servlet import conda
+from runkit.servlet.conda import NO_ACTIVATION, Activation
+from runkit.servlet.locks import install_lock
 from runkit.servlet.programs import Emit, Runner, locked
 
 MARKER = "runkit-env.json"
@@ -32,12 +35,14 @@ class Built:
         path: the folder.
         python: the interpreter in it.
         created: False if it was there already.
+        activation: what a process in it has to be given; nothing for a venv.
     """
 
     build: str
     path: Path
     python: Path
     created: bool
+    activation: Activation = NO_ACTIVATION
 
 
 def install(
@@ -52,7 +57,7 @@ def install(
     """Build an env, or find it built. Two calls for the same build make one; the second waits.
 
     Args:
-        plan: an EnvPlan: `build`, `python`, `lock`, `packages`, `env_vars`, `setup_cmds`, `working_dir` are read.
+        plan: an EnvPlan: `build`, `python`, `conda`, `lock`, `packages`, `env_vars`, `setup_cmds`, `working_dir` are read.
         home: the host's RUNKIT_HOME.
         uv: uv's binary on this host.
         environment: what the installer and the set-up commands start with.
@@ -70,7 +75,8 @@ def install(
     given_up = given_up or threading.Event()
     with locked(path, emit, given_up):
         if (found := read_marker(path)) is not None:
-            return Built(plan["build"], path, Path(found["python"]), created=False)
+            activation = Activation.from_json(found.get("activation"))
+            return Built(plan["build"], path, Path(found["python"]), created=False, activation=activation)
         if path.exists():
             shutil.rmtree(path)
         run = Runner(home, uv, environment, emit, given_up)
@@ -92,9 +98,13 @@ def read_marker(path: Path) -> dict[str, Any] | None:
     return found if os.path.exists(found["python"]) else None
 
 
-def write_marker(path: Path, python: Path, packages: Sequence[Sequence[str]]) -> None:
+def write_marker(
+    path: Path, python: Path, packages: Sequence[Sequence[str]], activation: Activation | None = None
+) -> None:
     """Make a folder count as a finished env; the last step of building it."""
     marker = {"packages": packages, "python": str(python), "created": round(time.time(), 3)}
+    if activation is not None:
+        marker["activation"] = activation.to_json()
     partial = path / f"{MARKER}.partial"
     partial.write_text(json.dumps(marker, indent=1, sort_keys=True) + "\n")
     partial.replace(path / MARKER)
@@ -106,6 +116,26 @@ def site_packages(path: Path) -> Path:
 
 
 def _build(plan: Mapping[str, Any], path: Path, run: Runner) -> Built:
+    python = path / "bin" / "python"
+    activation = None
+    if conda_plan := plan.get("conda"):
+        conda.make(conda_plan, path, run)
+    else:
+        _make_venv(plan, path, run)
+    many = plan["lock"].count("[[packages]]")
+    if many:
+        run.emit({"phase": "install 1 package" if many == 1 else f"install {many} packages"})
+        install_lock(plan["lock"], python, run, beside=bool(conda_plan))
+    _offer_pip(path, run)
+    if conda_plan:
+        activation = conda.activation(path, run)
+    if plan["setup_cmds"]:
+        _set_up(plan, path, run, activation)
+    write_marker(path, python, plan["packages"], activation)
+    return Built(plan["build"], path, python, created=True, activation=activation or NO_ACTIVATION)
+
+
+def _make_venv(plan: Mapping[str, Any], path: Path, run: Runner) -> None:
     interpreter = plan["python"]["path"]
     version = plan["python"]["version"]
     run.emit({"phase": f"venv of Python {version}"})
@@ -119,46 +149,25 @@ def _build(plan: Mapping[str, Any], path: Path, run: Runner) -> Built:
         raise InterpreterNotFound(
             f"no venv of Python {version} can be made with {interpreter}", error.output
         ) from error
-    python = path / "bin" / "python"
-    if plan["packages"]:
-        many = len(plan["packages"])
-        run.emit({"phase": "install 1 package" if many == 1 else f"install {many} packages"})
-        _install_lock(plan["lock"], python, run)
-    _offer_pip(path, run)
-    if plan["setup_cmds"]:
-        _set_up(plan, path, run)
-    write_marker(path, python, plan["packages"])
-    return Built(plan["build"], path, python, created=True)
-
-
-def _install_lock(lock: str, python: Path, run: Runner) -> None:
-    # The lock names shipped wheels by their path in the wheel store, and paths in it are relative to the lock's own folder.
-    wheels = run.home / "wheels"
-    wheels.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = wheels / f"pylock.{python.parent.parent.name}.toml"
-    file.write_text(lock, encoding="utf-8")
-    # With everything here, neither the network nor this host's uv configuration has a say.
-    here = ["--offline", "--no-config"] if not any(key in lock for key in ("url = ", "sdist = ")) else []
-    # No byte-compilation: for numpy it takes 0.9 s, against 0.1 s more at the first import, which leaves it behind as well.
-    try:
-        run.uv("pip", "sync", "--preview-features", "pylock", "--strict", *here, "--python", str(python), str(file))
-    finally:
-        file.unlink(missing_ok=True)
 
 
 def _offer_pip(path: Path, run: Runner) -> None:
     """Let `pip install` in a set-up command mean this venv, which has no pip of its own unless it was asked for."""
     pip = path / "bin" / "pip"
     if not pip.exists():
-        pip.write_text(f'#!/bin/sh\nVIRTUAL_ENV="{path}" exec "{run.uv_path}" pip "$@"\n')
+        options = f'VIRTUAL_ENV="{path}"'
+        if not (path / "pyvenv.cfg").exists():  # of conda: uv would not take it for an environment by that
+            options = f'UV_PYTHON="{path}/bin/python" UV_BREAK_SYSTEM_PACKAGES=1'
+        pip.write_text(f'#!/bin/sh\n{options} exec "{run.uv_path}" pip "$@"\n')
         pip.chmod(0o755)
 
 
-def _set_up(plan: Mapping[str, Any], path: Path, run: Runner) -> None:
+def _set_up(plan: Mapping[str, Any], path: Path, run: Runner, activation: Activation | None) -> None:
     cwd = Path.home()
     if plan.get("working_dir"):
         cwd = run.home / "roots" / plan["working_dir"] / "tree"
-    variables = {**plan["env_vars"], "VIRTUAL_ENV": str(path)}
+    own = activation.on({}, plan["conda"]["name"]) if activation else {"VIRTUAL_ENV": str(path)}
+    variables = {**own, **plan["env_vars"]} if activation else {**plan["env_vars"], **own}
     asked = plan["env_vars"].get("PATH") or run.environment.get("PATH") or os.defpath
     variables["PATH"] = os.pathsep.join([str(path / "bin"), asked, str(run.uv_path.parent)])
     for command in plan["setup_cmds"]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from runkit.errors import EnvError
+from runkit.servlet.conda import NO_ACTIVATION, Activation
 from runkit.servlet.processes import MARK, ProcessId, end, marked, memory
 from runkit.servlet.secrets import Secrets
 from runkit.wire import running
@@ -53,6 +54,8 @@ class WorkerSpec:
         log: path of the env's log file.
         environment: what the worker starts with; `env_vars` come on top.
         env_vars: the user's variables.
+        activation: what activating a conda environment sets, between the two; nothing for a venv.
+        conda_name: what the environment is called then.
         roots_home, roots, working_dir, vendor: as the worker's configuration has them.
         secrets: of the env, as they are when a worker starts.
     """
@@ -71,6 +74,15 @@ class WorkerSpec:
     working_dir: str | None = None
     vendor: str = ""
     secrets: Secrets | None = None
+    activation: Activation = NO_ACTIVATION
+    conda_name: str = ""
+
+    @property
+    def activated(self) -> dict[str, str]:
+        """What an activated environment and the user add to the environment that there is."""
+        given = {name: self.env_vars.get(name, self.environment.get(name, "")) for name in ("PATH",)}
+        own = self.activation.on(given, self.conda_name) if self.activation.variables else {}
+        return {**own, **self.env_vars, **({"PATH": own["PATH"]} if own else {})}
 
     def but(self, **changes: Any) -> WorkerSpec:
         """A copy with some values changed."""
@@ -173,7 +185,7 @@ class WorkerProcess:
 
     def _environment(self) -> dict[str, str]:
         spec = self.spec
-        variables = {**spec.environment, **spec.env_vars, MARK: f"{spec.mark}:{self.generation}"}
+        variables = {**spec.environment, **spec.activated, MARK: f"{spec.mark}:{self.generation}"}
         # Ray's tasks and actors that this env starts run in this env as well.
         variables["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(
             {"runtime_env": {"py_executable": write_ray_python(spec)}}
@@ -342,7 +354,7 @@ def write_ray_python(spec: WorkerSpec) -> str:
             spec.python,
         ]
     path = os.path.join(spec.sockets, f"{short(spec.env)}.ray-python")
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in spec.env_vars.items())
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in spec.activated.items())
     partial = f"{path}.{os.getpid()}"
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700), "w", encoding="utf-8") as file:
         file.write(f'#!/bin/sh\n{exports}exec {shlex.join(start)} "$@"\n')

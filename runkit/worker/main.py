@@ -177,6 +177,7 @@ class Worker:
                 self.secrets.take(fetch(message["secrets"]))
                 self.executor.advice = self.secrets.advice
             self.code.switch(message.get("roots", ()), message.get("working_dir"), message.get("paths", ()))
+            _use(message["python"])
         elif message["op"] == "keys":
             return self.store.keys()
         else:
@@ -199,6 +200,18 @@ class Worker:
             pass
         children.end_all()
         os._exit(0)  # the keeper is gone; nobody could find or stop this process any more
+
+
+def _use(python: str) -> None:
+    """Start children with that interpreter from now on, and with the programs beside it first on PATH."""
+    before, after = (os.path.dirname(os.path.dirname(path)) for path in (sys.executable, python))
+    if before != after:
+        path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+        moved = [
+            after + one[len(before) :] if one == before or one.startswith(before + os.sep) else one for one in path
+        ]
+        os.environ["PATH"] = os.pathsep.join(moved)
+        sys.executable = python
 
 
 def main() -> None:

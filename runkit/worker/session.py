@@ -28,6 +28,9 @@ class Session:
     def __init__(self, identity: str, worker: Worker, inline: bool):
         self.id = identity
         self.targets: dict[int, dict] = {}
+        self._early: list[
+            Frame
+        ] = []  # calls of a function that travels by value and is so large that it is still on its way
         self.left_at: float | None = time.monotonic()  # None while a main connection carries it
         self._worker = worker
         self._tasks: dict[int, Task] = {}
@@ -113,18 +116,21 @@ class Session:
     def handle(self, frame: Frame) -> None:
         """Act on a frame of the client."""
         if frame.kind == frames.CALL:
-            task = Task(self, frame)
             with self._lock:
-                self._tasks[task.call] = task
-            advice = self._worker.executor.advice
-            if advice != self._advised and frame.meta.get("op", "run") == "run":  # once, to whoever may wonder
-                self._advised = advice
-                if advice:
-                    self.send(frames.LOG, task.call, {"s": 2}, [f"[runkit: {advice}]\n".encode()], 0, False)
-            self._worker.executor.submit(task)
+                if "t" in frame.meta and frame.meta["t"] not in self.targets:
+                    self._early.append(frame)
+                    return
+            self._begin(frame)
         elif frame.kind == frames.DEFINE:
-            self.targets[frame.meta["target"]] = {**frame.meta, "parts": frame.parts}
+            with self._lock:
+                self.targets[frame.meta["target"]] = {**frame.meta, "parts": frame.parts}
+                ready = [early for early in self._early if early.meta["t"] in self.targets]
+                self._early = [early for early in self._early if early not in ready]
+            for early in ready:
+                self._begin(early)
         elif frame.kind == frames.CANCEL:
+            with self._lock:
+                self._early = [early for early in self._early if early.call != frame.call]
             running = self._tasks.get(frame.call)
             if running is not None:
                 self._worker.stopper.stop(running, frame.meta["why"])
@@ -140,6 +146,17 @@ class Session:
                     running.credited()
         elif frame.kind == frames.BYE:
             self.close()
+
+    def _begin(self, frame: Frame) -> None:
+        task = Task(self, frame)
+        with self._lock:
+            self._tasks[task.call] = task
+        advice = self._worker.executor.advice
+        if advice != self._advised and frame.meta.get("op", "run") == "run":  # once, to whoever may wonder
+            self._advised = advice
+            if advice:
+                self.send(frames.LOG, task.call, {"s": 2}, [f"[runkit: {advice}]\n".encode()], 0, False)
+        self._worker.executor.submit(task)
 
     def close(self) -> None:
         """The client has gone: what runs goes on, its streams of items are closed."""

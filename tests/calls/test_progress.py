@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import re
 import time
+from pathlib import Path
 
 import pytest
 
+import runkit.client.progress as progress_module
+from runkit.client.programs import run
 from runkit.client.progress import Progress
 
 
@@ -53,3 +56,34 @@ def test_a_level_that_there_is_not(terminal: Terminal, monkeypatch: pytest.Monke
         Progress("box")({"log": "shown as usual"})
     assert terminal.getvalue().count("RUNKIT_LOG=bogus is none of debug, info, warning, quiet") == 1
     assert terminal.getvalue().count("shown as usual") == 2
+
+
+def test_without_a_terminal_a_line_says_now_and_then_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress_module, "BEAT", 0.2)
+    monkeypatch.setattr(progress_module, "TOLD", 0.3)
+    said = ""
+    with Progress("box") as progress:
+        progress({"phase": "fetch", "done": 1_000_000, "total": 5_000_000})
+        for _ in range(200):
+            said += capsys.readouterr().err
+            if said.count("still at") > 1:
+                break
+            time.sleep(0.05)
+        progress({"phase": "install"})
+    said += capsys.readouterr().err
+    assert re.search(r"^box: still at: fetch \(1 of 5 MB\) \.\.\. \d s$", said, re.MULTILINE)
+    assert re.search(r"^box: fetch took \d s\nbox: install$", said, re.MULTILINE)
+
+
+def test_lines_of_a_program_are_seen_while_it_runs(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def hear(line: str) -> None:
+        seen.append(line)
+        (tmp_path / "heard").touch()
+
+    wait = f"echo first >&2; until [ -e {tmp_path}/heard ]; do sleep 0.02; done; echo out; echo second >&2; exit 3"
+    done = run(["/bin/sh", "-c", wait], hear=hear)
+    assert (seen, done.returncode, done.stdout) == (["first", "second"], 3, "out\n")

@@ -33,7 +33,8 @@ class Host:
 
     def status(self) -> dict[str, Any]:
         glibc = [int(part) for part in platform.libc_ver()[1].split(".")[:2]]
-        return {"host": {"machine": platform.machine(), "glibc": glibc, "pythons": self.pythons}, "ray": None}
+        host = {"machine": platform.machine(), "glibc": glibc, "pythons": self.pythons, "kernel": "5.10.0"}
+        return {"home": str(self.home), "host": host, "ray": None}
 
     def json(self, method: str, path: str, body: Any = None, timeout: float | None = None) -> dict[str, Any]:
         self.calls.append(f"{method} {path}")

@@ -78,9 +78,8 @@ def sdist(
     """
     files = {
         "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
-        "backend.py": BACKEND.format(
-            name=name, version=version, requires=list(requires), tag=tag, broken=broken, body=body
-        ),
+        "backend.py": BACKEND.format(name=name, version=version, requires=list(requires), tag=tag, broken=broken)
+        + body,
         "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
     }
     folder.mkdir(parents=True, exist_ok=True)

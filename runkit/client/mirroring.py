@@ -1,0 +1,40 @@
+"""Mirrors of folders of this machine on a cluster: which an env has, and how one is brought up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from runkit.client.api import Api
+from runkit.client.manifest import Manifest
+from runkit.client.progress import Report
+from runkit.client.roots import Root, root_at
+from runkit.client.upload import upload
+from runkit.model.env import Env
+
+
+def own_roots(env: Env) -> tuple[list[Root], str | None]:
+    """An env's own roots, its working dir and its local folders, and the id of the first of these."""
+    roots = [root_at(env.working_dir)] if env.working_dir is not None else []
+    working_dir = roots[0].id if roots else None
+    return roots + [root_at(folder) for folder in env.local_folders()], working_dir
+
+
+def bring(api: Api, root: Root, manifest: Manifest | None, progress: Report) -> None:
+    """Bring the mirror of one root up to date."""
+    address = f"/v1/roots/{root.id}"
+
+    def apply(pieces: Iterator[bytes], length: int) -> dict[str, Any]:
+        answer = api.upload("POST", f"{address}/apply", pieces, length)
+        for path in answer.get("aside", ()):
+            progress({"warning": f"{path} stood over there where a synced file belongs; it was set aside, not deleted"})
+        return answer
+
+    progress({"phase": f"sync {root.path.name}"})
+    upload(
+        root,
+        lambda body: api.json("POST", f"{address}/plan", body)["need"],
+        apply,
+        manifest,
+        lambda what, done, total: progress({"phase": f"sync {root.path.name}", "done": done, "total": total}),
+    )

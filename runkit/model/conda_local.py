@@ -1,0 +1,221 @@
+"""Conda environments of this machine: found without a conda executable, and read as they lie there."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runkit.errors import UsageError
+from runkit.model.digest import digest, file_digest
+
+_INSTALLATIONS = (
+    "miniconda3",
+    "anaconda3",
+    "miniforge3",
+    "mambaforge",
+    "micromamba",
+    "miniconda",
+    "anaconda",
+    ".conda",
+)
+_UPDATE = re.compile(r"#\s*update specs:\s*(?P<list>\[.*\])")
+_REMOVE = re.compile(r"#\s*remove specs:\s*(?P<list>\[.*\])")
+
+
+def find(name: str) -> Path:
+    """The folder of the local conda environment of that name.
+
+    Raises:
+        UsageError: there is none; those that there are, are named.
+    """
+    there = environments()
+    if name in there:
+        return there[name]
+    known = ", ".join(sorted(there)) or "none at all"
+    raise UsageError(
+        f"conda_env={name!r} is neither a file nor a conda environment of this machine; there is {known}. "
+        "Give the path of an environment.yml, or the folder of the environment as './path' or '/path'"
+    )
+
+
+def environments() -> dict[str, Path]:
+    """The conda environments of this machine, by name, as conda itself would list them."""
+    found: dict[str, Path] = {}
+    for prefix in _prefixes():
+        if (prefix / "conda-meta").is_dir():
+            found.setdefault("base" if _is_installation(prefix) else prefix.name, prefix)
+    return found
+
+
+def _prefixes() -> Iterator[Path]:
+    if active := os.environ.get("CONDA_PREFIX"):
+        yield Path(active)
+    roots: list[Path] = []
+    for variable in ("CONDA_ROOT", "MAMBA_ROOT_PREFIX"):
+        if root := os.environ.get(variable):
+            roots.append(Path(root))
+    for variable in ("CONDA_EXE", "MAMBA_EXE"):  # <root>/bin/conda
+        if program := os.environ.get(variable):
+            roots.append(Path(program).parents[1] if len(Path(program).parents) > 1 else Path(program))
+    roots += [folder / name for folder in (Path.home(), Path("/opt")) for name in _INSTALLATIONS]
+    folders = [Path(one) for one in os.environ.get("CONDA_ENVS_PATH", "").split(os.pathsep) if one]
+    folders += [Path(one) for one in os.environ.get("CONDA_ENVS_DIRS", "").split(os.pathsep) if one]
+    folders += [Path(one).expanduser() for one in condarc().get("envs_dirs") or () if isinstance(one, str)]
+    folders += [root / "envs" for root in roots]
+    for folder in folders:
+        if folder.is_dir():
+            yield from sorted(folder.iterdir())
+    yield from roots
+    try:
+        listed = (Path.home() / ".conda" / "environments.txt").read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        listed = []
+    yield from (Path(line.strip()) for line in listed if line.strip())
+
+
+def _is_installation(prefix: Path) -> bool:
+    return (prefix / "condabin").is_dir() or ((prefix / "envs").is_dir() and (prefix / "pkgs").is_dir())
+
+
+def condarc() -> dict[str, Any]:
+    """The user's `.condarc`: the file that CONDARC names, else the usual ones, the first that says something counting for it."""
+    named = os.environ.get("CONDARC")
+    folders = [
+        Path.home(),
+        Path.home() / ".conda",
+        Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "conda",
+    ]
+    files = [Path(named).expanduser()] if named else [folder / ".condarc" for folder in folders]
+    files += [] if named else [Path("/etc/conda/.condarc")]
+    found: dict[str, Any] = {}
+    for file in files:
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue  # conda itself says what is wrong with it
+        if isinstance(content, dict):
+            found = {**content, **found}
+    return found
+
+
+def records(prefix: Path) -> list[dict[str, Any]]:
+    """What conda has noted about each package that it installed there, sorted by name."""
+    found = []
+    for file in sorted((prefix / "conda-meta").glob("*.json")):
+        try:
+            found.append(json.loads(file.read_bytes()))
+        except (OSError, ValueError):
+            continue  # cut off: conda itself would not know the package either
+    return found
+
+
+def python(prefix: Path) -> str | None:
+    """The version of its Python, or None if it has none."""
+    return next((record["version"] for record in records(prefix) if record.get("name") == "python"), None)
+
+
+def distributions(prefix: Path) -> list[tuple[str, str, str, Path]]:
+    """Name, version, installer and metadata folder of each Python package that lies in it, sorted."""
+    found = []
+    for folder in prefix.glob("lib/python3*/site-packages/*.dist-info"):
+        metadata = _text(folder / "METADATA")
+        fields = dict(re.findall(r"^(Name|Version):[ \t]*(\S+)", metadata.split("\n\n")[0], re.MULTILINE))
+        if len(fields) == 2:
+            found.append((fields["Name"], fields["Version"], _text(folder / "INSTALLER").strip() or "conda", folder))
+    return sorted(found)
+
+
+def editable(prefix: Path) -> dict[str, str]:
+    """Packages that are installed there in editable mode, and the folders they come from (PEP 610)."""
+    found = {}
+    for name, _, _, folder in distributions(prefix):
+        try:
+            origin = json.loads(_text(folder / "direct_url.json") or "{}")
+        except ValueError:
+            continue
+        if origin.get("dir_info", {}).get("editable") and origin.get("url", "").startswith("file://"):
+            found[name] = origin["url"].removeprefix("file://")
+    for link in prefix.glob("lib/python3*/site-packages/*.egg-link"):
+        found[link.stem] = _text(link).splitlines()[0].strip()
+    return found
+
+
+def content(prefix: Path) -> str:
+    """A digest of what is installed there: conda's packages, and the records of those that others installed."""
+    packages = [
+        [r.get("name"), r.get("version"), r.get("build"), r.get("sha256") or r.get("md5")] for r in records(prefix)
+    ]
+    others = []
+    for name, version, installer, folder in distributions(prefix):
+        record = folder / "RECORD"
+        if installer != "conda" and record.is_file():
+            others.append([name, version, file_digest(record)])
+    variables = _text(prefix / "conda-meta" / "state")
+    return digest([packages, others, variables])
+
+
+def requested(prefix: Path) -> tuple[list[str], list[str], list[str]]:
+    """What was asked for when it was made: match specs, channels, and what pip installed, as requirement lines.
+
+    The specs are those of conda's history; where it kept none, every package is named with its version.
+    """
+    asked: dict[str, str] = {}
+    for line in _text(prefix / "conda-meta" / "history").splitlines():
+        if found := _UPDATE.match(line):
+            asked.update((_bare(spec), spec) for spec in _items(found["list"]))
+        elif found := _REMOVE.match(line):
+            for spec in _items(found["list"]):
+                asked.pop(_bare(spec), None)
+    installed = records(prefix)
+    if not asked:
+        for record in installed:
+            for spec in [record.get("requested_spec"), *(record.get("requested_specs") or [])]:
+                if isinstance(spec, str) and spec not in ("", "None"):
+                    asked[_bare(spec)] = spec
+    specs = [spec for name, spec in asked.items() if name != "python"]
+    if not asked:
+        specs = [f"{r['name']}={r['version']}" for r in installed if r.get("name") != "python"]
+    if version := python(prefix):  # the code that comes to it was written for this one
+        specs.insert(0, f"python={'.'.join(version.split('.')[:2])}")
+    channels = dict.fromkeys(_channel(record) for record in installed)
+    linked = editable(prefix)
+    lines = [
+        f"{name}=={version}"
+        for name, version, installer, _ in distributions(prefix)
+        if installer != "conda" and name not in linked
+    ]
+    return specs, [channel for channel in channels if channel], lines
+
+
+def _channel(record: dict[str, Any]) -> str:
+    """The channel that a package came from, without the platform's folder."""
+    named = str(record.get("channel") or "").rstrip("/").removesuffix(f"/{record.get('subdir')}")
+    url = str(record.get("url") or "")
+    if "://" in named or not url.startswith("http"):
+        return named
+    return url.rsplit("/", 2)[0]
+
+
+def _items(listed: str) -> list[str]:
+    try:
+        return [item for item in ast.literal_eval(listed) if isinstance(item, str)]
+    except (ValueError, SyntaxError):
+        return []
+
+
+def _bare(spec: str) -> str:
+    return re.split(r"[\s=<>!~\[]", spec.rpartition("::")[2], maxsplit=1)[0].lower()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
