@@ -24,7 +24,8 @@ from benchmarks import place
 from benchmarks.rows import Figures, Row, rows
 from tests.hosts import Host, hosts
 
-GROUPS = ("calls", "bulk", "sync", "envs", "starts", "runhouse")
+GROUPS = ("calls", "bulk", "sync", "envs", "starts", "runhouse", "scan")
+ON_HOSTS = set(GROUPS) - {"scan"}
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 TABLE_BEGIN, TABLE_END = "<!-- table -->", "<!-- end of table -->"
@@ -42,8 +43,10 @@ def main() -> int:
     place.prepare()
     figures: Figures = {}
     notes: dict[str, str] = {}
-    with hosts(n=2) as (host, other):
-        measure(host, other, args.only, args.rounds, figures, notes, console)
+    measure_here(args.only, args.rounds, figures, notes, console)
+    if ON_HOSTS & set(args.only):
+        with hosts(n=2) as (host, other):
+            measure(host, other, args.only, args.rounds, figures, notes, console)
 
     table_rows = rows(figures)
     table = Table(title=f"runkit and its peers, one SSH host, {os.cpu_count()} cores")
@@ -87,6 +90,13 @@ def into_docs(table_rows: list[Row]) -> None:
     DOCS.write_text(head + TABLE_BEGIN + "\n\n" + "\n".join(lines) + "\n\n" + TABLE_END + tail)
 
 
+def measure_here(groups: list[str], rounds: int, figures: Figures, notes: dict[str, str], console: Console) -> None:
+    """Fill `figures` with what needs no host."""
+    from benchmarks.measures import scan
+
+    _run("scan", lambda: scan.measure(rounds), groups, figures, notes, console)
+
+
 def measure(
     host: Host, other: Host, groups: list[str], rounds: int, figures: Figures, notes: dict[str, str], console: Console
 ) -> None:
@@ -97,20 +107,7 @@ def measure(
     from benchmarks.peers import runhouse
 
     def run(name: str, work: Callable[[], dict[str, Any]]) -> None:
-        group = name.split("/")[0]
-        if group not in groups:
-            return
-        console.print(f"[dim]{name}")
-        try:
-            found = work()
-        except place.Absent as reason:
-            notes[name] = str(reason)
-        except Exception as error:  # one broken figure must not cost the others; the exit status tells
-            notes[name] = f"{type(error).__name__}: {error}"
-            traceback.print_exc()
-        else:
-            figures.setdefault(group, {}).update(found)
-            notes.update({f"{name}: peer": reason for key, reason in found.items() if key.endswith("_absent")})
+        _run(name, work, groups, figures, notes, console)
 
     # Runhouse first: its server wants the port that is also runkit's default.
     run("runhouse", lambda: runhouse.measure(host, place.make_root("runhouse"), calls=100))
@@ -130,6 +127,30 @@ def measure(
     run("envs/restart", lambda: {"worker_restart": envs.worker_restart(session, rounds)})
     run("starts/server", lambda: {"server": starts.server(session, rounds)})
     session.cluster.stop_server()
+
+
+def _run(
+    name: str,
+    work: Callable[[], dict[str, Any]],
+    groups: list[str],
+    figures: Figures,
+    notes: dict[str, str],
+    console: Console,
+) -> None:
+    group = name.split("/")[0]
+    if group not in groups:
+        return
+    console.print(f"[dim]{name}")
+    try:
+        found = work()
+    except place.Absent as reason:
+        notes[name] = str(reason)
+    except Exception as error:  # one broken figure must not cost the others; the exit status tells
+        notes[name] = f"{type(error).__name__}: {error}"
+        traceback.print_exc()
+    else:
+        figures.setdefault(group, {}).update(found)
+        notes.update({f"{name}: peer": reason for key, reason in found.items() if key.endswith("_absent")})
 
 
 if __name__ == "__main__":

@@ -152,6 +152,24 @@ def _server(f: Figures) -> list[Row]:
     return [Row("server start to the first call", _s(s["server_start"]), peer, s.get("over_ray"), "x", 1.5)]
 
 
+def _scan(f: Figures) -> list[Row]:
+    s = f["scan"]
+    what = f"scan of a venv of {s['distributions']} distributions"
+    made = [
+        _in_ms(f"{what}, nothing kept from earlier", s["runkit_scan"], 100),
+        _in_ms("the same, with what an earlier scan kept", s["cached_scan"], 20),
+    ]
+    for text, ours, kind, reach in (
+        ("a scan with nothing kept, times faster than Coiled's", "runkit", "scan", 3),
+        ("the same, a fresh process with its imports", "runkit", "fresh", 20),
+        ("a fresh process, with what an earlier scan kept", "cached", "fresh", 20),
+    ):
+        mine, theirs = s[f"{ours}_{kind}"], s.get(f"coiled_{kind}")
+        peer, value = ("Coiled: absent", None) if theirs is None else (f"Coiled {_ms(theirs)}", theirs / mine)
+        made.append(Row(text, _ms(mine), peer, value, "x", reach, at_least=True))
+    return made
+
+
 _MAKERS: list[Callable[[Figures], list[Row]]] = [
     _calls_ray,
     _calls_runhouse,
@@ -165,6 +183,7 @@ _MAKERS: list[Callable[[Figures], list[Row]]] = [
     _import,
     _worker,
     _server,
+    _scan,
 ]
 
 
