@@ -1,4 +1,4 @@
-"""`runkit status|logs|stop|ssh NAME`, `runkit env … NAME` for clusters this user knows, and `runkit server …` on a host."""
+"""`runkit status|logs|stop|ssh NAME` and `runkit env …` for clusters, `runkit sync …` here, `runkit server …` on a host."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from runkit import __version__
-from runkit.cli import clusters, envs, server
+from runkit.cli import clusters, envs, server, sync
 from runkit.errors import RunkitError
 from runkit.wire.names import DEFAULT_ENV, DEFAULT_PORT
 
@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     ssh = commands.add_parser("ssh", help="a shell on a cluster's host")
     _name(ssh)
     ssh.set_defaults(run=clusters.ssh)
+
+    sync.add_to(commands)
 
     on_host = commands.add_parser(
         "server",

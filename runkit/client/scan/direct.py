@@ -15,11 +15,6 @@ _SECRET = r"(?i)([?&;](?:access_token|private_token|token|sig|signature|password
 _CACHES = ("/pypoetry/artifacts/", "/pypoetry/cache/artifacts/")  # poetry before 1.2 noted where its download lay
 
 
-def clean(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without the credentials a URL may carry; tools should have left them out, not all did."""
-    return {**found, "url": without_credentials(found["url"])}
-
-
 def without_credentials(url: str) -> str:
     """The URL without user and password; the user stays where it is no secret (`ssh://git@…`)."""
     scheme, mark, rest = url.partition("://")

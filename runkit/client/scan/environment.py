@@ -10,6 +10,7 @@ from typing import Any
 from runkit.client.markers import enclosing, unfit
 from runkit.client.scan import conda, direct, editables, facts, importable, installed, interpreter, records
 from runkit.client.scan.cache import Cache
+from runkit.client.scan.conda import CondaRecord
 from runkit.client.scan.installed import Candidate, Listing
 from runkit.client.scan.model import CondaPackage, Distribution, ImportRoot, LocalEnvironment, Note, RootKind
 
@@ -120,12 +121,12 @@ class _Scan:
                 )
         return found
 
-    def _conda(self, chosen: dict[str, Candidate]) -> tuple[list[CondaPackage], dict[str, dict[str, str]]]:
+    def _conda(self, chosen: dict[str, Candidate]) -> tuple[list[CondaPackage], dict[str, CondaRecord]]:
         """The prefix's conda packages, and which of them brought what, by the place of the metadata."""
         prefixes = {os.path.realpath(self._known[one]) for one in ("prefix", "base")}
         places = {os.path.realpath(one.info): one for one in chosen.values()} if _any_conda(prefixes) else {}
         packages = []
-        brought: dict[str, dict[str, str]] = {}
+        brought: dict[str, CondaRecord] = {}
         for prefix in sorted(prefixes):
             used = prefix == os.path.realpath(self._known["prefix"])
             if not used and not any(place.startswith(f"{prefix}/") for place in places):
@@ -142,13 +143,12 @@ class _Scan:
                         )
                         continue
                     names.append(one.name)
-                    kept = ("name", "version", "build", "channel", "subdir", "url")
-                    brought[one.info] = {name: getattr(package, name) for name in kept}
-                if used:
+                    brought[one.info] = package
+                if used and (names or not package.infos):
                     packages.append(CondaPackage(*package[:7], tuple(sorted(names))))
         return sorted(packages, key=lambda each: each.name), brought
 
-    def _distribution(self, one: Candidate, brought: dict[str, str] | None) -> Distribution:
+    def _distribution(self, one: Candidate, brought: CondaRecord | None) -> Distribution:
         record = one.record
         made = Distribution(
             one.name,
@@ -162,8 +162,9 @@ class _Scan:
             requested=record.requested,
         )
         if brought is not None:
-            return replace(made, source="conda", installer="conda", conda=brought)
-        project = self._projects.get(os.path.realpath(one.folder))
+            kept = {name: getattr(brought, name) for name in ("name", "version", "build", "channel", "subdir", "url")}
+            return replace(made, source="conda", installer="conda", conda=kept, requested=bool(brought.requested))
+        project = self._projects.get(os.path.realpath(one.folder)) if self._projects else None
         if project is None and one.code and not record.recorded:  # metadata of a build, in a project on sys.path
             project = str(enclosing(one.folder) or os.path.realpath(one.folder))
         if project is not None:
@@ -172,7 +173,7 @@ class _Scan:
         if found is None:
             return made
         source, place = direct.source_of(found), direct.folder(found)
-        made = replace(made, direct_url=direct.clean(found))
+        made = replace(made, direct_url=found)
         if source == "editable" and place:
             code = editables.places(one.folder, one.info, place)
             if not os.path.isdir(place):

@@ -32,7 +32,7 @@ class Distribution:
         roots: the import roots it owns: for an editable install the folders that belong on `sys.path`; else nothing.
         mapping: for an editable install, import names that no `sys.path` entry can give because the folder or file has another
             name: import name -> its folder or file.
-        requested: whether a user asked for it by name, rather than something that needs it; None if nobody noted that.
+        requested: whether a user asked for it by name, rather than something that needs it; None if nobody noted that (uv does not).
     """
 
     name: str

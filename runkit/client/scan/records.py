@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from runkit.client.scan.direct import without_credentials
+
 _BLOCK = 1 << 14  # most headers end before
 _READ = ("METADATA", "PKG-INFO", "WHEEL", "INSTALLER", "direct_url.json", "REQUESTED", "RECORD", "requires.txt")
 
@@ -24,10 +26,10 @@ class Record(NamedTuple):
         version: the same.
         installer: INSTALLER's line.
         requires: Requires-Dist lines.
-        direct_url: as it is written there; None without.
+        direct_url: as it is written there, without credentials; None without.
         pure: Root-Is-Purelib; None without WHEEL.
         tags: of WHEEL.
-        requested: whether REQUESTED is there; None where installers do not say.
+        requested: whether REQUESTED is there; None unless pip was the installer.
         recorded: whether there is a RECORD.
     """
 
@@ -76,7 +78,7 @@ def parse(info: str, present: Sequence[str], load: Any) -> Record:
         _url(load("direct_url.json")) if "direct_url.json" in present else None,
         pure,
         tags,
-        ("REQUESTED" in present) if installer else None,
+        "REQUESTED" in present if installer == "pip" else None,  # uv writes it for everything
         "RECORD" in present,
     )
 
@@ -176,7 +178,9 @@ def _url(data: bytes) -> dict[str, Any] | None:
         found = json.loads(data)
     except ValueError:  # also what is no UTF-8
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("url"), str) and found["url"] else None
+    if not isinstance(found, dict) or not isinstance(found.get("url"), str) or not found["url"]:
+        return None
+    return {**found, "url": without_credentials(found["url"])}  # tools should have left them out, not all did
 
 
 def _from_sections(text: str) -> list[str]:
