@@ -186,6 +186,19 @@ def test_an_unknown_finder(tmp_path: Path, venv: Venv) -> None:
     assert found.roots == (str(tmp_path / "one" / "python"),)
 
 
+def test_old_poetry(tmp_path: Path, venv: Venv) -> None:
+    """Before 1.2 it wrote no direct_url.json for the project itself."""
+    folder = project(tmp_path / "one", "one.two", "poetry", "", ("src/one/__init__.py",))
+    record = "one_two.pth,sha256=x,9\n"
+    venv.metadata("one_two-1.0.dist-info", head("one-two", "1.0"), INSTALLER="poetry\n", RECORD=record)
+    (venv.site / "one_two.pth").write_text(f"{folder}/src\n")
+    found = scan(venv.python)
+    assert [(one.source, one.editable, one.roots) for one in found.distributions] == [
+        ("editable", str(folder), (str(folder / "src"),))
+    ]
+    assert [(one.path, one.owner) for one in found.roots] == [(str(folder / "src"), "one-two")]
+
+
 def test_a_project_that_is_gone(tmp_path: Path, venv: Venv) -> None:
     url = f'{{"url": "file://{tmp_path}/gone", "dir_info": {{"editable": true}}}}'
     venv.metadata("one-1.0.dist-info", head("one", "1.0"), DIRECT_URL=url, RECORD="one.pth,,\n")

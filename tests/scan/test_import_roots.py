@@ -166,7 +166,17 @@ def test_a_working_directory_that_is_gone(tmp_path: Path, venv: Venv, monkeypatc
 
 
 def test_folders_inside_site_packages(venv: Venv) -> None:
-    """pywin32 and others put folders of site-packages on sys.path."""
+    """pywin32 puts folders of its own on sys.path, setuptools when it is imported that of its copies of other packages."""
     write(venv.site, "win32/api.py")
-    (venv.site / "pywin32.pth").write_text("win32\n")
-    assert scan(venv.python).roots == ()
+    venv.metadata("apple-1.0.dist-info", head("apple", "1.0"), write(venv.site / "setuptools" / "_vendor", "apple.py"))
+    (venv.site / "all.pth").write_text("win32\nsetuptools/_vendor\n")
+    found = scan(venv.python)
+    assert (found.roots, found.distributions) == ((), ())
+
+
+def test_a_folder_of_data(venv: Venv, elsewhere: Path) -> None:
+    """Thousands of folders without code are not looked through to the end."""
+    for number in range(3000):
+        os.makedirs(elsewhere / f"run{number}" / "a" / "b")
+    write(elsewhere, "train.py")
+    assert [one.modules for one in scan(venv.python).roots] == [("train",)]

@@ -171,7 +171,7 @@ class _Scan:
             return replace(made, source="editable", editable=project, roots=(os.path.realpath(one.folder),))
         found = record.direct_url
         if found is None:
-            return made
+            return self._without_url(made, one)
         source, place = direct.source_of(found), direct.folder(found)
         made = replace(made, direct_url=found)
         if source == "editable" and place:
@@ -186,9 +186,26 @@ class _Scan:
             return made
         return replace(made, source=source)
 
+    def _without_url(self, made: Distribution, one: Candidate) -> Distribution:
+        """An editable install of poetry's before 1.2 has no direct_url.json, only the .pth file in its RECORD."""
+        folder = os.path.realpath(one.folder) if one.record.installer == "poetry" else None
+        for name in self._listings[folder].pth if folder in self._listings else ():
+            if records.normalised(name[:-4]) != one.name or f"{name}," not in records.whole(f"{one.info}/RECORD"):
+                continue
+            paths = [
+                os.path.realpath(os.path.join(one.folder, path)) for path in editables.lines(f"{one.folder}/{name}")[0]
+            ]
+            if paths:
+                project = str(enclosing(paths[0]) or paths[0])
+                return replace(made, source="editable", editable=project, roots=tuple(paths))
+        return made
+
     def _roots(self, distributions: dict[str, Distribution]) -> list[ImportRoot]:
         """The import roots in the order of `sys.path`; editable ones that finders import are at its end."""
-        owners = {root: one for one in distributions.values() for root in one.roots}
+        owners: dict[str, Distribution] = {}
+        for one in distributions.values():
+            for root in one.roots:
+                owners.setdefault(root, one)
         projects = {one.editable: one for one in distributions.values() if one.editable}
         listed = {entry.real: entry for entry in self._entries if entry.role == "code"}
         given = {os.path.realpath(os.path.join(self._known["cwd"], one)) for one in self._known["pythonpath"] if one}

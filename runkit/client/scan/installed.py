@@ -71,8 +71,11 @@ def candidates(folder: str, infos: Iterable[str], code: bool, cache: Cache, note
             continue
         try:
             record = Record(*cache.value(info, records.files, records.read))
-        except OSError:
+        except FileNotFoundError:
             continue  # it went meanwhile
+        except OSError as error:
+            notes.append(Note(info, f"cannot be read: {error.strerror}"))
+            continue
         if not record.name and not record.version:
             notes.append(Note(info, "has no metadata: what an interrupted installation left; it is ignored"))
             continue
