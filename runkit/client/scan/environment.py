@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from runkit import __version__
 from runkit.client.markers import enclosing, unfit
 from runkit.client.scan import conda, direct, editables, facts, importable, installed, interpreter, records
 from runkit.client.scan.cache import Cache
@@ -35,7 +36,8 @@ def scan(python: str | os.PathLike[str] | None = None, *, cache: bool = True) ->
         `scan().get("numpy")` -> `Distribution(numpy 2.2.1, index)`
     """
     known: dict[str, Any] = facts.facts() if python is None else interpreter.ask(python)
-    kept = Cache(os.path.realpath(known["prefix"]), cache)
+    kind = f"{__version__} {records.Record._fields} {CondaRecord._fields}"
+    kept = Cache(os.path.realpath(known["prefix"]), cache, kind)
     made = _Scan(known, kept).result()
     kept.save()
     return made
@@ -165,7 +167,7 @@ class _Scan:
             kept = {name: getattr(brought, name) for name in ("name", "version", "build", "channel", "subdir", "url")}
             return replace(made, source="conda", installer="conda", conda=kept, requested=bool(brought.requested))
         project = self._projects.get(os.path.realpath(one.folder)) if self._projects else None
-        if project is None and one.code and not record.recorded:  # metadata of a build, in a project on sys.path
+        if project is None and one.code and not one.recorded:  # metadata of a build, in a project on sys.path
             project = str(enclosing(one.folder) or os.path.realpath(one.folder))
         if project is not None:
             return replace(made, source="editable", editable=project, roots=(os.path.realpath(one.folder),))

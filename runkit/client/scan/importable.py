@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 _INSTALLED = ("site-packages", "dist-packages")
 _MANY = 10_000  # entries of one folder that are looked at; a folder of data may hold millions
@@ -17,8 +16,7 @@ _NO_PACKAGE = frozenset(("__pycache__", "node_modules", "build", "dist"))
 _ENDINGS = (".py", ".so", ".pyd")
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """An entry of `sys.path`.
 
     Attributes:
