@@ -19,7 +19,11 @@ BACKENDS = {
     "poetry": ("poetry.core.masonry.api", "poetry-core"),
     "uv": ("uv_build", "uv_build"),
     "scikit": ("scikit_build_core.build", "scikit-build-core"),
+    "meson": ("mesonpy", "meson-python"),
 }
+MESON = """project('{0}', version: '1.0')
+import('python').find_installation().install_sources('{0}/__init__.py', subdir: '{0}')
+"""
 PACKAGES = '[tool.setuptools]\npackages = ["{0}"]\n'
 
 # name -> backend, more of pyproject.toml, the files, the root relative to the project (None: a mapping instead)
@@ -47,6 +51,7 @@ STYLES: dict[str, tuple[str, str, tuple[str, ...], str | None]] = {
     "pdm-exact": ("pdm", '[tool.pdm.build]\neditable-backend = "editables"\n', ("src/pdm_exact/__init__.py",), "src"),
     "poetry-one": ("poetry", "", ("src/poetry_one/__init__.py",), "src"),
     "uv-one": ("uv", "", ("src/uv_one/__init__.py",), "src"),
+    "meson-one": ("meson", "", ("meson_one/__init__.py",), ""),
     "scikit-one": ("scikit", "[tool.scikit-build]\nwheel.cmake = false\n", ("src/scikit_one/__init__.py",), "src"),
 }
 
@@ -56,6 +61,8 @@ def project(folder: Path, name: str, backend: str, more: str, files: tuple[str, 
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text("")
+    if backend == "meson":
+        (folder / "meson.build").write_text(MESON.format(name.replace("-", "_")))
     (folder / "pyproject.toml").write_text(
         f'[build-system]\nrequires = ["{requirement}"]\nbuild-backend = "{module}"\n'
         f'[project]\nname = "{name}"\nversion = "1.0"\ndescription = "One of many"\n{more}'

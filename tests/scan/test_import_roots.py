@@ -89,6 +89,18 @@ def test_projects_in_a_project(tmp_path: Path, venv: Venv, monkeypatch: pytest.M
     ]
 
 
+def test_an_editable_install_that_is_hidden(tmp_path: Path, venv: Venv) -> None:
+    """Its folder is on sys.path, behind what hides it; on a cluster it would come first."""
+    below = Venv(tmp_path / "below")
+    folder = write(tmp_path / "proj", "pyproject.toml", "src/proj/__init__.py")
+    editable(below, folder, folder / "src")
+    venv.metadata("proj-2.0.dist-info", head("proj", "2.0"))
+    (venv.site / "below.pth").write_text(f"{below.site}\n{folder}/src\n")
+    found = scan(venv.python)
+    assert [(one.version, one.source) for one in found.distributions] == [("2.0", "index")]
+    assert found.roots == ()
+
+
 def test_home_folders_are_no_roots(tmp_path: Path, venv: Venv, monkeypatch: pytest.MonkeyPatch) -> None:
     home = write(tmp_path / "home-of-mine", "scratch.py")
     monkeypatch.setenv("HOME", str(home))

@@ -53,6 +53,7 @@ class _Scan:
         self._entries = importable.entries(known)
         self._listings: dict[str, Listing] = {}
         self._candidates: list[Candidate] = []
+        self._hidden: list[Candidate] = []
         self._projects: dict[str, str] = {}  # folder of an .egg-link -> its project
 
     def result(self) -> LocalEnvironment:
@@ -118,6 +119,7 @@ class _Scan:
             if first.code and _is_project_of(first.folder, one):
                 found[one.name] = one  # what a build left in the project says less than the editable install of it
             elif not one.code or not _is_project_of(one.folder, first):
+                self._hidden.append(one)
                 self._notes.append(
                     Note(one.name, f"{one.version} in {one.folder} is hidden by {first.version} in {first.folder}")
                 )
@@ -212,6 +214,7 @@ class _Scan:
         listed = {entry.real: entry for entry in self._entries if entry.role == "code"}
         given = {os.path.realpath(os.path.join(self._known["cwd"], one)) for one in self._known["pythonpath"] if one}
         written = self._written()
+        behind = self._behind()
         made = []
         for path in (*listed, *(root for root in owners if root not in listed)):
             owner = owners.get(path)
@@ -222,6 +225,8 @@ class _Scan:
             tree = _tree(path, owner)
             owner = owner or projects.get(tree)
             if owner is not None and owner.name == _OWN and (path in owner.roots or path == owner.editable):
+                continue
+            if owner is None and path in behind and path not in given:
                 continue
             names = self._own_modules(path)
             if not names or importable.owned_by_runkit(path, names):
@@ -243,6 +248,15 @@ class _Scan:
             )
             made.append(ImportRoot(path, kind, owner.name if owner else None, tree, names))
         return made
+
+    def _behind(self) -> set[str]:
+        """Roots of editable installs that are hidden by another distribution: nothing is imported from there in its stead."""
+        found: set[str] = set()
+        for one in self._hidden:
+            project = direct.folder(one.record.direct_url)
+            if project and direct.source_of(one.record.direct_url) == "editable":
+                found.update(editables.places(one.folder, one.info, project).roots)
+        return found
 
     def _own_modules(self, path: str) -> tuple[str, ...]:
         """Its modules, without those of distributions that are installed in it (`pip install --target`)."""
