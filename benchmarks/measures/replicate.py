@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import uuid
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import Any
 
 import runkit
 from benchmarks.measures.session import Session
-from benchmarks.peers import coiled
-from benchmarks.place import PLACE, Asker, venv
+from benchmarks.place import PLACE, Absent, Asker, venv
 from benchmarks.stats import median
 
 DISTRIBUTIONS = 350
+_PADDING = PLACE / "padding-files"
+_FILES = (5, 9, 16, 28, 45, 75, 130, 300)  # modules of a distribution: quantiles of some hundred from PyPI
 _JOB = Path(__file__).with_name("replicate_child.py")
 _PROJECT = """
 [build-system]
@@ -35,8 +37,8 @@ version = "1"
 def measure(session: Session, rounds: int) -> dict[str, Any]:
     """Medians in seconds of `.to()` with nothing changed, with one package changed, and of an edit until its code has run."""
     needs = [line for line in importlib.metadata.requires("runkit") or () if "extra ==" not in line]
-    binaries = venv("replicate", sys.executable, f"coiled=={coiled.VERSION}", *needs, _project())
-    coiled.fill(binaries, DISTRIBUTIONS)
+    binaries = venv("replicate", sys.executable, *needs, _project())
+    _fill(binaries)
     times: dict[str, list[float]] = {}
     with _child(binaries, session) as ask:
         ask(do="send")
@@ -61,16 +63,45 @@ def _project() -> str:
     return f"--editable={folder}"
 
 
+def _fill(binaries: Path) -> None:
+    """Fill a venv with made-up packages until it has enough distributions."""
+    _PADDING.mkdir(exist_ok=True)
+    have = len(list(binaries.parent.glob("lib/python3*/site-packages/*.dist-info")))
+    _install(binaries, *(_wheel(number, "1.0") for number in range(DISTRIBUTIONS - have)))
+    have = len(list(binaries.parent.glob("lib/python3*/site-packages/*.dist-info")))
+    if have != DISTRIBUTIONS:
+        raise Absent(f"the venv has {have} distributions, not {DISTRIBUTIONS}: remove {binaries.parent}")
+
+
+def _wheel(number: int, version: str) -> str:
+    """A wheel with as many files as an ordinary one; gives its requirement."""
+    name = f"filling_{number:03}"
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}/{'__init__' if at == 0 else f'module_{at}'}.py": f"VALUE = {at}\n" * 40
+        for at in range(_FILES[number % 8])
+    }
+    files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nGenerator: filling\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in (*files, f"{info}/RECORD"))
+    path = _PADDING / f"{name}-{version}-py3-none-any.whl"
+    if not path.exists():
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for inside, text in files.items():
+                archive.writestr(zipfile.ZipInfo(inside), text)
+    return f"{name}=={version}"
+
+
 def _change(binaries: Path, number: int | None) -> None:
     """Another version of one package; None: the one it had."""
-    padding = PLACE / "padding"
-    version = "1.0" if number is None else f"2.{number}.{uuid.uuid4().int % 10**9}"
-    if number is not None:
-        made = coiled.wheel(padding, 0, version)
-        assert made
+    _install(binaries, _wheel(0, "1.0" if number is None else f"2.{number}.{uuid.uuid4().int % 10**9}"))
+
+
+def _install(binaries: Path, *requirements: str) -> None:
     uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
-    install = [uv, "pip", "install", "--quiet", "--no-deps", "--no-index", "--find-links", str(padding)]
-    subprocess.run([*install, "--python", str(binaries / "python"), f"padding_000=={version}"], check=True)
+    install = [uv, "pip", "install", "--quiet", "--no-deps", "--no-index", "--find-links", str(_PADDING)]
+    if requirements:
+        subprocess.run([*install, "--python", str(binaries / "python"), *requirements], check=True)
 
 
 def _uv_sync(session: Session, lock: str, python: str) -> float:
@@ -102,7 +133,7 @@ def _child(binaries: Path, session: Session) -> Iterator[Asker]:
     environment = {
         **os.environ,
         "PYTHONPATH": str(code),
-        "UV_FIND_LINKS": str(PLACE / "padding"),
+        "UV_FIND_LINKS": str(_PADDING),
         "RUNKIT_LOG": "warning",
     }
     host = session.host

@@ -29,44 +29,38 @@ def environment() -> tuple[Path, str | None]:
         binaries = venv("scan", sys.executable, f"coiled=={VERSION}")
     except Absent as reason:
         binaries, absent = venv("scan-alone", sys.executable), str(reason)
-    fill(binaries, DISTRIBUTIONS)
-    return binaries, absent
-
-
-def fill(binaries: Path, count: int) -> None:
-    """Fill a venv with small packages until it has that many distributions; Absent where that is not possible."""
     padding = PLACE / "padding"
-    missing = count - _count(binaries)
+    missing = DISTRIBUTIONS - _count(binaries)
     if missing > 0:
-        names = [wheel(padding, number) for number in range(missing)]
+        names = [_wheel(padding, number) for number in range(missing)]
         uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
         install = [uv, "pip", "install", "--quiet", "--no-index", "--find-links", str(padding), "--link-mode=copy"]
         done = subprocess.run([*install, "--python", str(binaries / "python"), *names], text=True, capture_output=True)
         if done.returncode:
             raise Absent(f"the venv could not be filled: {done.stderr.strip()[-500:]}")
     found = _count(binaries)
-    if found != count:
-        raise Absent(f"the venv has {found} distributions, not {count}: remove {binaries.parent}")
+    if found != DISTRIBUTIONS:
+        raise Absent(f"the venv has {found} distributions, not {DISTRIBUTIONS}: remove {binaries.parent}")
+    return binaries, absent
 
 
 def _count(binaries: Path) -> int:
     return len(list(binaries.parent.glob("lib/python3*/site-packages/*.dist-info")))
 
 
-def wheel(folder: Path, number: int, version: str = "") -> str:
+def _wheel(folder: Path, number: int) -> str:
     """A small wheel with the metadata of an ordinary one; gives its requirement."""
     folder.mkdir(exist_ok=True)
     name = f"padding_{number:03}"
-    version = version or f"1.{number}"
     size, requires = _SIZES[number % len(_SIZES)], _REQUIRES[number * 3 % len(_REQUIRES)]
-    head = f"Metadata-Version: 2.4\nName: {name.replace('_', '-')}\nVersion: {version}\nSummary: One of many\n"
+    head = f"Metadata-Version: 2.4\nName: {name.replace('_', '-')}\nVersion: 1.{number}\nSummary: One of many\n"
     head += "Author-email: Somebody <somebody@example.org>\nLicense-Expression: Apache-2.0\n"
     head += "".join(f"Classifier: Programming Language :: Python :: 3.{minor}\n" for minor in range(9, 15))
     head += "Requires-Python: >=3.9\nDescription-Content-Type: text/markdown\n"
     head += "".join(f'Requires-Dist: needed-{one}>=1.{one}; extra == "all"\n' for one in range(requires))
     head += "Provides-Extra: all\n" if requires else ""
     body = "# A README\n\n" + "A line of it says something about the package.\n" * (max(0, size - len(head)) // 47)
-    info = f"{name}-{version}.dist-info"
+    info = f"{name}-1.{number}.dist-info"
     files = {
         f"{name}/__init__.py": "",
         f"{info}/METADATA": f"{head}\n{body}",
@@ -74,10 +68,10 @@ def wheel(folder: Path, number: int, version: str = "") -> str:
         f"{info}/top_level.txt": f"{name}\n",
     }
     files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in (*files, f"{info}/RECORD"))
-    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+    with zipfile.ZipFile(folder / f"{name}-1.{number}-py3-none-any.whl", "w") as archive:
         for path, text in files.items():
             archive.writestr(zipfile.ZipInfo(path), text)
-    return f"{name}=={version}"
+    return f"{name}==1.{number}"
 
 
 def run(binaries: Path, who: str, *arguments: str, pythonpath: str | None = None) -> dict[str, float]:

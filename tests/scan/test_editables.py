@@ -19,7 +19,11 @@ BACKENDS = {
     "poetry": ("poetry.core.masonry.api", "poetry-core"),
     "uv": ("uv_build", "uv_build"),
     "scikit": ("scikit_build_core.build", "scikit-build-core"),
+    "meson": ("mesonpy", "meson-python"),
 }
+MESON = """project('{0}', version: '1.0')
+import('python').find_installation().install_sources('{0}/__init__.py', subdir: '{0}')
+"""
 PACKAGES = '[tool.setuptools]\npackages = ["{0}"]\n'
 
 # name -> backend, more of pyproject.toml, the files, the root relative to the project (None: a mapping instead)
@@ -47,6 +51,7 @@ STYLES: dict[str, tuple[str, str, tuple[str, ...], str | None]] = {
     "pdm-exact": ("pdm", '[tool.pdm.build]\neditable-backend = "editables"\n', ("src/pdm_exact/__init__.py",), "src"),
     "poetry-one": ("poetry", "", ("src/poetry_one/__init__.py",), "src"),
     "uv-one": ("uv", "", ("src/uv_one/__init__.py",), "src"),
+    "meson-one": ("meson", "", ("meson_one/__init__.py",), ""),
     "scikit-one": ("scikit", "[tool.scikit-build]\nwheel.cmake = false\n", ("src/scikit_one/__init__.py",), "src"),
 }
 
@@ -56,6 +61,8 @@ def project(folder: Path, name: str, backend: str, more: str, files: tuple[str, 
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text("")
+    if backend == "meson":
+        (folder / "meson.build").write_text(MESON.format(name.replace("-", "_")))
     (folder / "pyproject.toml").write_text(
         f'[build-system]\nrequires = ["{requirement}"]\nbuild-backend = "{module}"\n'
         f'[project]\nname = "{name}"\nversion = "1.0"\ndescription = "One of many"\n{more}'
@@ -184,6 +191,19 @@ def test_an_unknown_finder(tmp_path: Path, venv: Venv) -> None:
     found = scan(venv.python).get("one")
     assert found is not None
     assert found.roots == (str(tmp_path / "one" / "python"),)
+
+
+def test_old_poetry(tmp_path: Path, venv: Venv) -> None:
+    """Before 1.2 it wrote no direct_url.json for the project itself."""
+    folder = project(tmp_path / "one", "one.two", "poetry", "", ("src/one/__init__.py",))
+    record = "one_two.pth,sha256=x,9\n"
+    venv.metadata("one_two-1.0.dist-info", head("one-two", "1.0"), INSTALLER="poetry\n", RECORD=record)
+    (venv.site / "one_two.pth").write_text(f"{folder}/src\n")
+    found = scan(venv.python)
+    assert [(one.source, one.editable, one.roots) for one in found.distributions] == [
+        ("editable", str(folder), (str(folder / "src"),))
+    ]
+    assert [(one.path, one.owner) for one in found.roots] == [(str(folder / "src"), "one-two")]
 
 
 def test_a_project_that_is_gone(tmp_path: Path, venv: Venv) -> None:

@@ -89,6 +89,18 @@ def test_projects_in_a_project(tmp_path: Path, venv: Venv, monkeypatch: pytest.M
     ]
 
 
+def test_an_editable_install_that_is_hidden(tmp_path: Path, venv: Venv) -> None:
+    """Its folder is on sys.path, behind what hides it; on a cluster it would come first."""
+    below = Venv(tmp_path / "below")
+    folder = write(tmp_path / "proj", "pyproject.toml", "src/proj/__init__.py")
+    editable(below, folder, folder / "src")
+    venv.metadata("proj-2.0.dist-info", head("proj", "2.0"))
+    (venv.site / "below.pth").write_text(f"{below.site}\n{folder}/src\n")
+    found = scan(venv.python)
+    assert [(one.version, one.source) for one in found.distributions] == [("2.0", "index")]
+    assert found.roots == ()
+
+
 def test_home_folders_are_no_roots(tmp_path: Path, venv: Venv, monkeypatch: pytest.MonkeyPatch) -> None:
     home = write(tmp_path / "home-of-mine", "scratch.py")
     monkeypatch.setenv("HOME", str(home))
@@ -166,7 +178,17 @@ def test_a_working_directory_that_is_gone(tmp_path: Path, venv: Venv, monkeypatc
 
 
 def test_folders_inside_site_packages(venv: Venv) -> None:
-    """pywin32 and others put folders of site-packages on sys.path."""
+    """pywin32 puts folders of its own on sys.path, setuptools when it is imported that of its copies of other packages."""
     write(venv.site, "win32/api.py")
-    (venv.site / "pywin32.pth").write_text("win32\n")
-    assert scan(venv.python).roots == ()
+    venv.metadata("apple-1.0.dist-info", head("apple", "1.0"), write(venv.site / "setuptools" / "_vendor", "apple.py"))
+    (venv.site / "all.pth").write_text("win32\nsetuptools/_vendor\n")
+    found = scan(venv.python)
+    assert (found.roots, found.distributions) == ((), ())
+
+
+def test_a_folder_of_data(venv: Venv, elsewhere: Path) -> None:
+    """Thousands of folders without code are not looked through to the end."""
+    for number in range(3000):
+        os.makedirs(elsewhere / f"run{number}" / "a" / "b")
+    write(elsewhere, "train.py")
+    assert [one.modules for one in scan(venv.python).roots] == [("train",)]

@@ -173,6 +173,14 @@ def test_eggs(tmp_path: Path, venv: Venv, elsewhere: Path) -> None:
     assert {one.source for one in found.distributions} == {"index"}
 
 
+def test_what_may_not_be_read(venv: Venv) -> None:
+    info = venv.site / "apple-1.0.dist-info"
+    info.symlink_to(info.name)  # a link to itself, which root cannot read either
+    found = scan(venv.python)
+    assert found.distributions == ()
+    assert texts(found).startswith(f"{info}: cannot be read: ")
+
+
 def test_dist_info_beside_egg_info(venv: Venv) -> None:
     venv.metadata("apple-1.0.egg-info", head("apple", "1.0"))
     venv.metadata("apple-2.0.dist-info", head("apple", "2.0"), RECORD="")
@@ -185,6 +193,11 @@ def test_runkit_itself_is_listed_but_no_import_root(elsewhere: Path, monkeypatch
     found = scan(sys.executable)
     assert found.get("runkit") is not None
     assert str(repository) not in [root.path for root in found.roots]
+
+
+def test_a_command(venv: Venv, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(venv.folder / "bin"), prepend=":")
+    assert scan("python").prefix == str(venv.folder)
 
 
 def test_what_cannot_be_scanned(tmp_path: Path) -> None:

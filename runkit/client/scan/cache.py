@@ -17,7 +17,6 @@ from typing import Any
 from runkit.errors import UsageError
 from runkit.wire import places
 
-_FORMAT = 1
 _TICK_NS = 100_000_000  # as in the manifest of synced files
 _COARSE_TICK_NS = 2_100_000_000
 
@@ -31,10 +30,12 @@ class Cache:
     Args:
         prefix: the environment's folder.
         kept: whether to look at and write what is kept; otherwise everything is read.
+        kind: what the values are; those of another runkit may be others.
     """
 
-    def __init__(self, prefix: str, kept: bool) -> None:
+    def __init__(self, prefix: str, kept: bool, kind: str) -> None:
         self._prefix = prefix
+        self._kind = kind
         self._file = _file(prefix) if kept else None
         self._began = time.time_ns()
         self._old = self._load()
@@ -70,7 +71,7 @@ class Cache:
         """Write what is new. A disk that is full or read-only costs only the time of the next scan."""
         if self._file is None or not (self._changed or len(self._new) != len(self._old)):
             return
-        body = json.dumps({"prefix": self._prefix, "records": self._new}, separators=(",", ":")).encode()
+        body = json.dumps([self._prefix, self._kind, self._new], separators=(",", ":")).encode()
         beside = f"{self._file}.{os.urandom(6).hex()}"
         try:
             os.makedirs(os.path.dirname(self._file), mode=0o700, exist_ok=True)
@@ -91,10 +92,10 @@ class Cache:
                 seal, body = file.readline(), file.read()
             if seal != _seal(body):
                 return {}
-            found = json.loads(body)
+            prefix, kind, records = json.loads(body)
         except (OSError, ValueError):
             return {}
-        return found["records"] if found["prefix"] == self._prefix else {}
+        return records if (prefix, kind) == (self._prefix, self._kind) else {}
 
 
 def _file(prefix: str) -> str | None:
@@ -107,8 +108,8 @@ def _file(prefix: str) -> str | None:
 
 
 def _seal(body: bytes) -> bytes:
-    """Tells a whole file from a damaged one, and this format from others."""
-    return b"runkit scan %d %08x %d\n" % (_FORMAT, zlib.crc32(body), len(body))
+    """Tells a whole file from a damaged one."""
+    return b"%08x %d\n" % (zlib.crc32(body), len(body))
 
 
 def _stamp(path: str, files: Sequence[str]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import ast
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from runkit.client.scan.records import whole
 
@@ -26,12 +26,11 @@ LINKS = "__editable__."
 _LAYOUTS = ("src", "", "python", "lib", "source")
 
 
-@dataclass(frozen=True)
-class Places:
+class Places(NamedTuple):
     """Folders for `sys.path`, in order, and import name -> file or folder for what they cannot give."""
 
-    roots: tuple[str, ...] = ()
-    mapping: dict[str, str] = field(default_factory=dict)
+    roots: tuple[str, ...]
+    mapping: dict[str, str]
 
 
 def places(site: str, info: str, project: str) -> Places:

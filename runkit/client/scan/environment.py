@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from runkit import __version__
 from runkit.client.markers import enclosing, unfit
 from runkit.client.scan import conda, direct, editables, facts, importable, installed, interpreter, records
 from runkit.client.scan.cache import Cache
@@ -35,7 +36,8 @@ def scan(python: str | os.PathLike[str] | None = None, *, cache: bool = True) ->
         `scan().get("numpy")` -> `Distribution(numpy 2.2.1, index)`
     """
     known: dict[str, Any] = facts.facts() if python is None else interpreter.ask(python)
-    kept = Cache(os.path.realpath(known["prefix"]), cache)
+    kind = f"{__version__} {records.Record._fields} {CondaRecord._fields}"
+    kept = Cache(os.path.realpath(known["prefix"]), cache, kind)
     made = _Scan(known, kept).result()
     kept.save()
     return made
@@ -51,6 +53,7 @@ class _Scan:
         self._entries = importable.entries(known)
         self._listings: dict[str, Listing] = {}
         self._candidates: list[Candidate] = []
+        self._hidden: list[Candidate] = []
         self._projects: dict[str, str] = {}  # folder of an .egg-link -> its project
 
     def result(self) -> LocalEnvironment:
@@ -116,6 +119,7 @@ class _Scan:
             if first.code and _is_project_of(first.folder, one):
                 found[one.name] = one  # what a build left in the project says less than the editable install of it
             elif not one.code or not _is_project_of(one.folder, first):
+                self._hidden.append(one)
                 self._notes.append(
                     Note(one.name, f"{one.version} in {one.folder} is hidden by {first.version} in {first.folder}")
                 )
@@ -165,13 +169,13 @@ class _Scan:
             kept = {name: getattr(brought, name) for name in ("name", "version", "build", "channel", "subdir", "url")}
             return replace(made, source="conda", installer="conda", conda=kept, requested=bool(brought.requested))
         project = self._projects.get(os.path.realpath(one.folder)) if self._projects else None
-        if project is None and one.code and not record.recorded:  # metadata of a build, in a project on sys.path
+        if project is None and one.code and not one.recorded:  # metadata of a build, in a project on sys.path
             project = str(enclosing(one.folder) or os.path.realpath(one.folder))
         if project is not None:
             return replace(made, source="editable", editable=project, roots=(os.path.realpath(one.folder),))
         found = record.direct_url
         if found is None:
-            return made
+            return self._without_url(made, one)
         source, place = direct.source_of(found), direct.folder(found)
         made = replace(made, direct_url=found)
         if source == "editable" and place:
@@ -186,13 +190,31 @@ class _Scan:
             return made
         return replace(made, source=source)
 
+    def _without_url(self, made: Distribution, one: Candidate) -> Distribution:
+        """An editable install of poetry's before 1.2 has no direct_url.json, only the .pth file in its RECORD."""
+        folder = os.path.realpath(one.folder) if one.record.installer == "poetry" else None
+        for name in self._listings[folder].pth if folder in self._listings else ():
+            if records.normalised(name[:-4]) != one.name or f"{name}," not in records.whole(f"{one.info}/RECORD"):
+                continue
+            paths = [
+                os.path.realpath(os.path.join(one.folder, path)) for path in editables.lines(f"{one.folder}/{name}")[0]
+            ]
+            if paths:
+                project = str(enclosing(paths[0]) or paths[0])
+                return replace(made, source="editable", editable=project, roots=tuple(paths))
+        return made
+
     def _roots(self, distributions: dict[str, Distribution]) -> list[ImportRoot]:
         """The import roots in the order of `sys.path`; editable ones that finders import are at its end."""
-        owners = {root: one for one in distributions.values() for root in one.roots}
+        owners: dict[str, Distribution] = {}
+        for one in distributions.values():
+            for root in one.roots:
+                owners.setdefault(root, one)
         projects = {one.editable: one for one in distributions.values() if one.editable}
         listed = {entry.real: entry for entry in self._entries if entry.role == "code"}
         given = {os.path.realpath(os.path.join(self._known["cwd"], one)) for one in self._known["pythonpath"] if one}
         written = self._written()
+        behind = self._behind()
         made = []
         for path in (*listed, *(root for root in owners if root not in listed)):
             owner = owners.get(path)
@@ -203,6 +225,8 @@ class _Scan:
             tree = _tree(path, owner)
             owner = owner or projects.get(tree)
             if owner is not None and owner.name == _OWN and (path in owner.roots or path == owner.editable):
+                continue
+            if owner is None and path in behind and path not in given:
                 continue
             names = self._own_modules(path)
             if not names or importable.owned_by_runkit(path, names):
@@ -224,6 +248,15 @@ class _Scan:
             )
             made.append(ImportRoot(path, kind, owner.name if owner else None, tree, names))
         return made
+
+    def _behind(self) -> set[str]:
+        """Roots of editable installs that are hidden by another distribution: nothing is imported from there in its stead."""
+        found: set[str] = set()
+        for one in self._hidden:
+            project = direct.folder(one.record.direct_url)
+            if project and direct.source_of(one.record.direct_url) == "editable":
+                found.update(editables.places(one.folder, one.info, project).roots)
+        return found
 
     def _own_modules(self, path: str) -> tuple[str, ...]:
         """Its modules, without those of distributions that are installed in it (`pip install --target`)."""

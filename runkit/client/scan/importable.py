@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 _INSTALLED = ("site-packages", "dist-packages")
 _MANY = 10_000  # entries of one folder that are looked at; a folder of data may hold millions
 _DEEP = 3
+_SPACES = 300  # folders that are looked through for what is in a namespace package
 _NO_PACKAGE = frozenset(("__pycache__", "node_modules", "build", "dist"))
 _ENDINGS = (".py", ".so", ".pyd")
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """An entry of `sys.path`.
 
     Attributes:
@@ -54,8 +53,13 @@ def entries(facts: dict[str, Any]) -> list[Entry]:
         if not path or real in found or real in scripts or not os.path.exists(real):
             continue
         parts = path.split(os.sep)
-        if real in installed or any(name in parts for name in _INSTALLED):
-            role: Literal["installed", "egg", "code"] = "egg" if path.endswith(".egg") else "installed"
+        role: Literal["installed", "egg", "code"]
+        if real in installed or parts[-1] in _INSTALLED:
+            role = "installed"
+        elif any(name in parts for name in _INSTALLED):
+            if not path.endswith(".egg"):
+                continue  # a folder of some package: pywin32 puts one there, setuptools its copies of others
+            role = "egg"
         elif real in standard or os.path.dirname(real) in standard or re.fullmatch(r"python\d+\.zip", parts[-1]):
             continue
         else:
@@ -69,6 +73,7 @@ def modules(path: str) -> tuple[str, ...]:
     if not os.path.isdir(path):
         return _zipped(path)
     found = set()
+    left = [_SPACES]
     try:
         with os.scandir(path) as listed:
             for entry in islice(listed, _MANY):
@@ -77,15 +82,18 @@ def modules(path: str) -> tuple[str, ...]:
                     name = name.partition(".")[0]
                     if name.isidentifier() and name != "setup":
                         found.add(name)
-                elif name.isidentifier() and name not in _NO_PACKAGE and entry.is_dir() and _package(entry.path):
+                elif name.isidentifier() and name not in _NO_PACKAGE and entry.is_dir() and _package(entry.path, left):
                     found.add(name)
     except OSError:
         pass
     return tuple(sorted(found))
 
 
-def _package(folder: str, deep: int = _DEEP) -> bool:
-    """Whether something in it can be imported: it is a package, or a namespace that leads to one."""
+def _package(folder: str, left: list[int], deep: int = _DEEP) -> bool:
+    """Whether something in it can be imported: it is a package, or a namespace that leads to one.
+
+    `left` holds how many more folders may be looked into for that.
+    """
     inner = []
     try:
         with os.scandir(folder) as listed:
@@ -99,7 +107,13 @@ def _package(folder: str, deep: int = _DEEP) -> bool:
                     inner.append(entry.path)
     except OSError:
         return False
-    return deep > 0 and any(_package(one, deep - 1) for one in inner[:50])
+    for one in inner if deep else ():
+        left[0] -= 1
+        if left[0] < 0:
+            return False
+        if _package(one, left, deep - 1):
+            return True
+    return False
 
 
 def _zipped(path: str) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from runkit.client.scan import records
@@ -23,8 +22,7 @@ class Listing(NamedTuple):
     links: list[str]  # .egg-link
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A distribution's metadata in one place.
 
     Attributes:
@@ -38,6 +36,11 @@ class Candidate:
     info: str
     record: Record
     code: bool
+
+    @property
+    def recorded(self) -> bool:
+        """Whether an installer noted its files."""
+        return os.path.exists(f"{self.info}/RECORD")
 
     @property
     def version(self) -> str:
@@ -71,8 +74,11 @@ def candidates(folder: str, infos: Iterable[str], code: bool, cache: Cache, note
             continue
         try:
             record = Record(*cache.value(info, records.files, records.read))
-        except OSError:
+        except FileNotFoundError:
             continue  # it went meanwhile
+        except OSError as error:
+            notes.append(Note(info, f"cannot be read: {error.strerror}"))
+            continue
         if not record.name and not record.version:
             notes.append(Note(info, "has no metadata: what an interrupted installation left; it is ignored"))
             continue
@@ -116,12 +122,12 @@ def _read_zip(path: str, _: Sequence[str]) -> Record:
             present = [name[len(inside) :] for name in archive.namelist() if name.startswith(inside)]
             return records.parse(path, present, lambda name: archive.read(inside + name))
     except (OSError, zipfile.BadZipFile, KeyError):
-        return Record("", "", "", [], None, None, [], None, False)
+        return Record("", "", "", [], None, None, [], None)
 
 
 def _better(one: Candidate, other: Candidate) -> tuple[Candidate, Candidate]:
     """Which of two in the same folder is the installed one: its files are there as it recorded them, or it is the newer."""
-    ranked = sorted((one, other), key=lambda each: (each.record.recorded, _intact(each), _written(each)))
+    ranked = sorted((one, other), key=lambda each: (each.recorded, _intact(each), _written(each)))
     return ranked[1], ranked[0]
 
 

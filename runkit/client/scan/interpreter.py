@@ -20,12 +20,13 @@ def ask(python: str | os.PathLike[str]) -> dict[str, Any]:
     """The facts of another interpreter; PYTHONPATH and the working directory are those of this process.
 
     Args:
-        python: its path, or the prefix of its environment.
+        python: its path, the prefix of its environment, or a command's name, as "python3.12".
 
     Raises:
         UsageError: there is no interpreter, or it does not answer.
     """
-    import subprocess  # noqa: PLC0415  (a scan of the running interpreter must not wait for it)
+    import shutil  # noqa: PLC0415  (a scan of the running interpreter must not wait for these)
+    import subprocess  # noqa: PLC0415
 
     given = os.path.abspath(os.path.expanduser(python))
     if os.path.isdir(given):
@@ -35,7 +36,9 @@ def ask(python: str | os.PathLike[str]) -> dict[str, Any]:
     elif os.path.exists(given):
         program = given
     else:
-        raise UsageError(f"there is no Python at {given}")
+        program = shutil.which(python) if os.path.basename(python) == os.fspath(python) else None
+        if program is None:
+            raise UsageError(f"there is no Python at {given}")
     command = [program, "-c", Path(facts.__file__).read_text(encoding="utf-8")]
     # An environment variable of the one that runs this would make another Python of the same folder out of it.
     variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "__PYVENV_LAUNCHER__")}

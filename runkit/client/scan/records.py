@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from runkit.client.scan.direct import without_credentials
 
 _BLOCK = 1 << 14  # most headers end before
-_READ = ("METADATA", "PKG-INFO", "WHEEL", "INSTALLER", "direct_url.json", "REQUESTED", "RECORD", "requires.txt")
+_READ = ("METADATA", "PKG-INFO", "WHEEL", "INSTALLER", "direct_url.json", "REQUESTED", "requires.txt")
 
 
 class Record(NamedTuple):
@@ -30,7 +30,6 @@ class Record(NamedTuple):
         pure: Root-Is-Purelib; None without WHEEL.
         tags: of WHEEL.
         requested: whether REQUESTED is there; None unless pip was the installer.
-        recorded: whether there is a RECORD.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Record(NamedTuple):
     pure: bool | None
     tags: list[str]
     requested: bool | None
-    recorded: bool
 
 
 def files(info: str) -> list[str]:
@@ -79,7 +77,6 @@ def parse(info: str, present: Sequence[str], load: Any) -> Record:
         pure,
         tags,
         "REQUESTED" in present if installer == "pip" else None,  # uv writes it for everything
-        "RECORD" in present,
     )
 
 
