@@ -41,8 +41,6 @@ class Solver:
         self._entries = {entry.line: entry for entry in plan.entries if entry.from_index}
         self._why: dict[str, str] = {}
         self._options: list[str] = ["--no-deps"] if plan.sync.strict == AS_IS else []
-        if backend := _torch_backend(plan):
-            self._options += ["--torch-backend", backend]
 
     def __call__(
         self,
@@ -115,9 +113,14 @@ class Solver:
         try:
             return look(wanted)
         except ResolutionFailed as error:
-            if _is_network(error):
-                raise
             refused = error
+        if backend := _torch_backend(self.plan):
+            # Not before the user's own indexes were asked for that build.
+            self._options += ["--torch-backend", backend]
+            try:
+                return look(wanted)
+            except ResolutionFailed as error:
+                refused = error
         wanted = self._without_missing(wanted, look)
         try:
             return look(wanted)
@@ -142,9 +145,7 @@ class Solver:
         def exists(lines: Sequence[str]) -> bool:
             try:
                 look(Requirements((*settings, *lines), origins=("",) * (len(settings) + len(lines))), "--no-deps")
-            except ResolutionFailed as error:
-                if _is_network(error):
-                    raise
+            except ResolutionFailed:
                 return False
             return True
 
@@ -231,10 +232,3 @@ def _torch_backend(plan: Plan) -> str | None:
         if entry.from_index and entry.name.startswith("torch") and (backend := levels.torch_backend(entry.version)):
             return backend
     return None
-
-
-def _is_network(error: ResolutionFailed) -> bool:
-    said = error.output or str(error)
-    return any(
-        sign in said for sign in ("Failed to fetch", "error sending request", "Network connectivity is disabled")
-    )
