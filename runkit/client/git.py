@@ -25,11 +25,12 @@ from runkit.client.filelock import held
 from runkit.client.programs import run
 from runkit.client.progress import Report
 from runkit.client.set_up import current
-from runkit.errors import FetchFailed, InstallFailed, LoginRefused, ResolutionFailed, UsageError
+from runkit.errors import DiskFull, FetchFailed, InstallFailed, LoginRefused, ResolutionFailed, UsageError
 from runkit.model.digest import digest
 from runkit.model.git_package import GitPackage
 from runkit.model.package import without_credentials
 from runkit.wire import places
+from runkit.wire.installers import failure_kind
 
 _ATTEMPTS = 3
 _LAST_LINES = 30
@@ -254,6 +255,8 @@ class Git:
                 error = self._failure(package, asked.without_values(done.stderr))
             if not isinstance(error, FetchFailed) or attempt + 1 == attempts:
                 raise error
+            again = f"trying again ({attempt + 2} of {attempts})"
+            self._progress({"warning": f"the git repository {package.git_url} cannot be reached; {again}"})
             time.sleep(current().left(0.5 * 2**attempt) or 0)
         raise AssertionError("unreachable")
 
@@ -285,6 +288,8 @@ class Git:
     def _failure(self, package: GitPackage, said: str) -> InstallFailed | ResolutionFailed:
         said = without_credentials("\n".join(said.strip().splitlines()[-_LAST_LINES:]))
         where = f"the git repository {package.git_url}"
+        if failure_kind(said) is DiskFull:
+            return DiskFull(f"{where}: no space is left on this machine.\ngit says: {said}", said)
         if re.search(_LOGIN, said):
             return LoginRefused(f"{where} {self._who(package)}\ngit says: {said}", said)
         if re.search(_MISSING, said):

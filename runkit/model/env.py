@@ -453,7 +453,7 @@ def _check_lock(lock: Any, folder: Path) -> str | None:
 def _check_seconds(seconds: Any) -> float | None:
     if seconds is None:
         return None
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 1e8:
         raise UsageError(f"install_timeout is a number of seconds above 0, not {seconds!r}")
     return float(seconds)
 

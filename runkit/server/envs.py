@@ -12,6 +12,7 @@ from typing import Any
 from runkit.errors import EnvError, EnvNotFound, InstallFailed, RunkitError, ServerError, UsageError
 from runkit.server import default_env, servlets
 from runkit.server.directory import Directory
+from runkit.server.in_time import turn
 from runkit.server.ray_cluster import RayCluster
 from runkit.server.secrets import Held, completed, fingerprints, remove_files
 from runkit.server.servlets import Servlet
@@ -258,11 +259,18 @@ class Envs:
         with self._noted(name, given_up):
             if self._lock(name).locked():
                 yield {"phase": "wait for another change of the same env"}
-            async with self._lock(name):
+            if not await turn(self._lock(name), given_up):
+                yield {
+                    "error": problems.to_json(InstallFailed(f"the set-up of env {name!r} was ended before it began"))
+                }
+                return
+            try:
                 env = self._envs.get(name) or Env(name, plan)
                 held = completed(plan.get("secrets") or {}, secrets, env.secrets)
                 async for event in self._install(env, plan, held, given_up):
                     yield event
+            finally:
+                self._lock(name).release()
 
     def _lock(self, name: str) -> asyncio.Lock:
         """One change of an env at a time, from before it exists."""
