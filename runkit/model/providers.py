@@ -97,8 +97,8 @@ PROVIDERS: Mapping[str, Provider] = {
         Provider("comet", (("COMET_API_KEY",),), ("COMET_WORKSPACE",), (File(("~/.comet.config",), "COMET_CONFIG"),)),
         Provider(
             "databricks",
-            (("DATABRICKS_HOST", "DATABRICKS_TOKEN"), ("DATABRICKS_TOKEN",)),
-            (),
+            (("DATABRICKS_TOKEN",),),
+            ("DATABRICKS_HOST",),
             (File(("~/.databrickscfg",), "DATABRICKS_CONFIG_FILE"),),
         ),
         Provider(

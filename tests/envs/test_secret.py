@@ -206,3 +206,22 @@ def test_runhouse_names_are_providers() -> None:
     names = "anthropic aws azure cohere gcp github huggingface kubernetes lambda langchain openai paperspace pinecone sky ssh wandb"
     assert isinstance(env := rk.env(secrets=names.split()), Env)
     assert [secret.name for secret in env.secrets] == names.split()
+
+
+def row(name: str) -> str:
+    """The line about a provider in the table of docs/how-to/secrets.md."""
+    provider = PROVIDERS[name]
+    variables = " or ".join(" + ".join(f"`{variable}`" for variable in names) for names in provider.variables)
+    files = []
+    for file in provider.files:
+        points = f" (`{file.variable}`)" if file.variable else f" (`{file.content}`)" if file.content else ""
+        files.append(f"`{file.places[-1]}`{f', the login of {file.login}' if file.login else ''}{points}")
+    if provider.command:
+        files.append(f"what `{' '.join(provider.command)}` prints")
+    return f"| `{name}` | {variables or '–'} | {', '.join(files) or '–'} |"
+
+
+def test_the_documentation_names_all_providers() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/secrets.md").read_text()
+    table = [line for line in page.splitlines() if line.startswith("| `") and line.split("`")[1] in PROVIDERS]
+    assert table == [row(name) for name in PROVIDERS]
