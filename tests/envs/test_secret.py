@@ -131,6 +131,7 @@ def test_what_is_wrong_is_said_without_the_value(home: Path, monkeypatch: pytest
         (lambda: rk.Secret("hf", path="x", value=str), "a path and a value"),
         (lambda: rk.Secret("../hf"), "'../hf' cannot be the name of a secret"),
         (lambda: rk.env(secrets="aws"), "secrets is a list"),
+        (lambda: rk.env(env_vars={"X": rk.Secret("x", env="X")}), "X: a secret is no part of env_vars"),
         (lambda: rk.env(secrets=[token]), "entry 1 of secrets is no provider of secrets"),
         (lambda: rk.env(secrets=["hugingface"]), "did you mean 'huggingface'"),
         (lambda: rk.env(secrets=["x"]), "providers are anthropic, aws, "),
