@@ -151,17 +151,19 @@ def test_a_changed_value_reaches_the_running_process(
     assert cluster.run(f"ls {folder}", stream_logs=False)[0][0] != 0
 
 
-def test_the_default_env_has_secrets_too(cluster: rk.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TURN", "first")
+def test_the_default_env_has_secrets_too(cluster: rk.Cluster, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = secrets.token_hex(12), secrets.token_hex(12)
+    monkeypatch.setenv("TURN", first)
     secret = rk.Secret("turn", env="TURN")
     with rk.cluster("box", **cluster_place(cluster), default_env=rk.env(secrets=[secret], root_reqs=False)) as box:
         look = rk.function(own.look).to(box, env=rk.env(env_vars={"ON_TOP": "1"}, root_reqs=False))
-        assert look(["TURN", "ON_TOP"]) == {"TURN": "first", "ON_TOP": "1"}
+        assert look(["TURN", "ON_TOP"]) == {"TURN": first, "ON_TOP": "1"}
         process = rk.function(jobs.pid).to(box)()
-        monkeypatch.setenv("TURN", "second")
-        assert rk.function(own.look).to(box)(["TURN", "ON_TOP"]) == {"TURN": "second", "ON_TOP": "1"}
+        monkeypatch.setenv("TURN", second)
+        assert rk.function(own.look).to(box)(["TURN", "ON_TOP"]) == {"TURN": second, "ON_TOP": "1"}
         assert rk.function(jobs.pid).to(box)() == process
-        assert rk.function(own.on_ray).to(box)("TURN") == "second"
+        assert rk.function(own.on_ray).to(box)("TURN") == second
+        assert found_on(host, [first, second]) == set()
     cluster.remove_env("default")
 
 
