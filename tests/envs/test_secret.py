@@ -18,6 +18,7 @@ import cloudpickle
 import pytest
 
 import runkit as rk
+from runkit.client import apply
 from runkit.errors import SecretNotFound, UsageError
 from runkit.model.env import Env
 from runkit.model.kept import kept, restored
@@ -226,3 +227,11 @@ def test_the_documentation_names_all_providers() -> None:
     page = (Path(__file__).parents[2] / "docs/how-to/secrets.md").read_text()
     table = [line for line in page.splitlines() if line.startswith("| `") and line.split("`")[1] in PROVIDERS]
     assert table == [row(name) for name in PROVIDERS]
+
+
+def test_an_env_out_of_a_file_is_checked_before_it_is_applied(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(home / "default.toml", 'secrets = ["huggingface", {name = "db", env = "NO_SUCH"}]\n')
+    assert apply.main([str(file), "--check"]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["type"] == "SecretNotFound"
+    assert "NO_SUCH is not set" in error["message"]
