@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from runkit.errors import UsageError
-from runkit.servlet.secrets import Secrets
+from runkit.servlet.secrets import Secrets, remove_all
 from runkit.servlet.spawn import WorkerSpec, write_ray_python
 from tests.server.running import REPOSITORY, Server, eventually, plan
 
@@ -105,4 +105,6 @@ def test_tasks_of_ray_ask_for_them(tmp_path: Path) -> None:
         assert "'new'" in subprocess.run([script, "-c", show], capture_output=True, text=True, check=True).stdout
     finally:
         secrets.clear()
-    assert not (tmp_path / "secrets" / "env").exists()
+        left = list((tmp_path / "secrets").iterdir())
+        remove_all(tmp_path)
+    assert left == list(tmp_path.glob("secrets*")) == []
