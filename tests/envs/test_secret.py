@@ -30,7 +30,7 @@ VALUE = "pä ss'w\"o$r`d\n@/:%"
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home without credentials."""
-    variables = {name for p in PROVIDERS.values() for names in (*p.variables, p.settings) for name in names}
+    variables = {name for p in PROVIDERS.values() for names in (*p.variables, p.settings, p.choices) for name in names}
     variables |= {file.variable for p in PROVIDERS.values() for file in p.files if file.variable}
     for name in variables | {"HF_TOKEN_PATH", "HF_HOME", "CLOUDSDK_CONFIG"}:
         monkeypatch.delenv(name, raising=False)
@@ -172,11 +172,18 @@ def test_variables_come_before_files(home: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("AWS_REGION", "mars-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")  # one of two: not enough
     files = {"credentials": "AWS_SHARED_CREDENTIALS_FILE", "config": "AWS_CONFIG_FILE"}
-    assert material("aws") == ({"AWS_REGION": "mars-1"}, files)
+    monkeypatch.setenv("AWS_PROFILE", "mine")  # a part of a file
+    assert material("aws") == ({"AWS_REGION": "mars-1", "AWS_PROFILE": "mine"}, files)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
     assert material("aws") == ({"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_REGION": "mars-1"}, {})
     with pytest.raises(UsageError, match="several values, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"):
         rk.Secret("aws").value()
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "session")
+    assert sorted(rk.Secret("aws").read().variables) == [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+    ]
 
 
 def test_files_are_found_where_tools_look_for_them(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,10 @@ def test_what_dies_comes_back_with_them(server: Server) -> None:
     assert "done" in list(server.api.events("PUT", "/v1/envs/held", again))[-1]
     assert held(server) == [VALUE, "mars", VALUE]
     assert server.env("held")["secrets_lost"] == ["t"]
+    # Other resources are another servlet.
+    larger = plan("held", request="3", compute={"CPU": 1}, secrets={"s": {"fingerprint": "1"}})
+    assert "done" in list(server.api.events("PUT", "/v1/envs/held", larger))[-1]
+    assert held(server) == [VALUE, "mars", VALUE]
     server.api.json("DELETE", "/v1/envs/held")
     assert list((server.runtime / "secrets").iterdir()) == []
 
