@@ -20,6 +20,7 @@ from runkit.client.deploy import Deployed, Deployer
 from runkit.client.manifest import scan
 from runkit.client.mirroring import bring, own_roots
 from runkit.client.progress import Report
+from runkit.client.secrets import gather
 from runkit.client.set_up import SetUp
 from runkit.errors import RunkitError, ServerError
 from runkit.model.env import Env
@@ -48,7 +49,7 @@ def apply(env: Env, port: int, progress: Report = lambda event: None) -> Deploye
         with SetUp(DEFAULT_ENV, env.install_timeout, progress) as set_up:
             roots, working_dir = own_roots(env)
             scanned = {root.id: (root, scan(root)) for root in roots}
-            return Deployer(api, api.json("GET", "/v1/status")).send(
+            return Deployer(api, api.json("GET", "/v1/status"), token=token).send(
                 env,
                 [SyncedRoot(root.id, found.digest, str(root.path), root.paths) for root, found in scanned.values()],
                 working_dir=working_dir,
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         env = read_env(given.file)
         if given.check:
+            gather(env.secrets)
             _print({"read": str(given.file)})
             return 0
         deployed = apply(env, given.port, _say)

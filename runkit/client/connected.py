@@ -22,7 +22,7 @@ from runkit.client.progress import Progress
 from runkit.client.remote import RemoteObject
 from runkit.client.request import python_mismatch
 from runkit.client.roots import Location, Root, root_at
-from runkit.client.secrets import gather
+from runkit.client.secrets import Materials, gather
 from runkit.client.session import Session
 from runkit.client.set_up import SetUp
 from runkit.errors import ConnectionLost, EnvError, EnvNotFound, RunkitError
@@ -130,6 +130,7 @@ class Connected:
 
         Every other method connects by itself, too.
         """
+        secrets = gather(self.default_env.secrets) if self.default_env is not None else {}
         with self._lock:
             link = self.link
             if (
@@ -139,7 +140,7 @@ class Connected:
                 link.close()
                 self.link  # noqa: B018  (connecting is the effect)
         if self.default_env is not None:
-            self._send(self.default_env, None, default=True)
+            self._send(self.default_env, None, secrets, default=True)
         return self
 
     @plainly
@@ -318,19 +319,22 @@ class Connected:
             self._folders[code.id] = str(code.path)
         if named is not None:
             return PlacedCode(*self._revived(lambda: self.link.sync_only(named, code)), cluster=self)
+        secrets = gather(wanted.secrets)  # before anything is sent, or the host is set up
         lost: tuple[str, ...] = ()
         if mine is not None and wanted.name is None:
             alone = _asks_nothing(wanted, code)
-            placed = self._revived(lambda: self._send(mine, code, force and alone, default=True))
+            held = gather(mine.secrets)
+            placed = self._revived(lambda: self._send(mine, code, held, force and alone, default=True))
             if alone:
                 return placed
             lost = placed.lost_keys
-        placed = self._revived(lambda: self._send(wanted, code, force))
+        placed = self._revived(lambda: self._send(wanted, code, secrets, force))
         return replace(placed, lost_keys=tuple(dict.fromkeys(lost + placed.lost_keys)))
 
-    def _send(self, env: Env, code: Root | None, force: bool = False, default: bool = False) -> PlacedCode:
+    def _send(
+        self, env: Env, code: Root | None, secrets: Materials, force: bool = False, default: bool = False
+    ) -> PlacedCode:
         env, checkouts = self._with_commits(env)
-        secrets = gather(env.secrets)  # before there is a link: without one of them, nothing is set up
         link = self.link
         replica = link.replica(env, default)
         roots, working_dir = own_roots(env)

@@ -400,6 +400,10 @@ def _check_variables(variables: Mapping[Any, Any]) -> dict[str, str]:
     for name, value in variables.items():
         if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
             raise UsageError(f"{name!r} cannot be the name of an environment variable: use letters, digits and '_'")
+        if isinstance(value, Secret):
+            raise UsageError(
+                f"{name}: a secret is no part of env_vars, which are kept on the host: give it as secrets=[...]"
+            )
         if not isinstance(value, str):
             raise UsageError(f"the environment variable {name} must be a string, not {_kind(value)}")
         if "\0" in value:

@@ -25,7 +25,7 @@ from runkit.wire.names import check_name
 ARRIVED = "RUNKIT_SECRETS"
 """The variable that names, in an env, the folder of the secrets that came with it."""
 
-INDEX = "index.json"
+INDEX = ".index.json"
 """The file in that folder that says what each secret is made of: {name: {"variables": [name], "files": [path]}}."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
