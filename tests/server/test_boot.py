@@ -122,11 +122,11 @@ def test_what_is_wrong_is_said(lone_host: Host) -> None:
     assert "did you mean 'reqs'" in answer["error"]["message"]
     status, _, answer = set_up(host, "--default-env", "~/init/nothing.toml")
     assert (status, "no such file" in answer["error"]["message"]) == (1, True)
-    put(host, "init/wrong.toml", 'reqs = ["no-such-package-of-runkit"]\n')
+    put(host, "init/wrong.toml", 'setup_cmds = ["no-such-program-of-runkit"]\n')
     pid = rk.cluster("lone", **host.place).up_if_not().status()["pid"]
     status, _, answer = set_up(host, "--default-env", "~/init/wrong.toml")
-    assert (status, answer["error"]["type"]) == (1, "ResolutionFailed")
-    assert "no-such-package-of-runkit" in answer["error"]["message"]
+    assert (status, answer["error"]["type"]) == (1, "InstallFailed")
+    assert "no-such-program-of-runkit" in answer["error"]["message"]
     assert rk.cluster("lone", **host.place).status()["pid"] == pid
 
 
