@@ -16,7 +16,10 @@ from runkit.errors import SetupFailed, UsageError
 from runkit.model.env_file import read_env
 from runkit.server import boot
 from runkit.server.settings import Settings
+from tests.docs import pages
 from tests.hosts import Host
+
+PAGE = pages.REPOSITORY / "docs/how-to/looking-after-envs.md"
 
 FILE = """
 name = "cluster_default"
@@ -131,6 +134,10 @@ def test_what_is_wrong_is_said(lone_host: Host) -> None:
 
 
 def test_files(tmp_path: Path) -> None:
+    [shown] = [one for one in pages.blocks(PAGE) if one.title and one.title.endswith(".toml")]
+    (tmp_path / "requirements.txt").write_text("six\n")
+    (tmp_path / "shown.toml").write_text(shown.body)
+    assert read_env(tmp_path / "shown.toml").env_vars == {"MODE": "shared"}
     (tmp_path / "here").mkdir()
     file = tmp_path / "env.toml"
     file.write_text(
