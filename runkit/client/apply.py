@@ -18,7 +18,7 @@ from runkit.client.api import Api
 from runkit.client.asked import SyncedRoot
 from runkit.client.deploy import Deployed, Deployer
 from runkit.client.manifest import scan
-from runkit.client.mirroring import bring, own_roots
+from runkit.client.mirroring import bring, has_checkouts, own_roots, with_checkouts
 from runkit.client.progress import Report
 from runkit.client.secrets import gather
 from runkit.client.set_up import SetUp
@@ -47,7 +47,10 @@ def apply(env: Env, port: int, progress: Report = lambda event: None) -> Deploye
     api = Api(lambda: socket.create_connection(("127.0.0.1", port)), token)
     try:
         with SetUp(DEFAULT_ENV, env.install_timeout, progress) as set_up:
+            secrets = gather(env.secrets)
+            env, checkouts = with_checkouts(env, set_up) if has_checkouts(env) else (env, [])
             roots, working_dir = own_roots(env)
+            roots += checkouts
             scanned = {root.id: (root, scan(root)) for root in roots}
             return Deployer(api, api.json("GET", "/v1/status"), token=token).send(
                 env,
@@ -56,6 +59,7 @@ def apply(env: Env, port: int, progress: Report = lambda event: None) -> Deploye
                 sync=lambda one: bring(api, *scanned[one.id], set_up),
                 progress=set_up,
                 default=True,
+                secrets=secrets,
             )
     finally:
         api.close()

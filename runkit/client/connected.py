@@ -14,20 +14,18 @@ from typing import Any, TypeVar
 from runkit.client import env_status, serving
 from runkit.client.env_status import EnvStatus
 from runkit.client.envs import HERE, EnvLike
-from runkit.client.git_requirements import local_checkouts, pinned_env
 from runkit.client.link import Link
 from runkit.client.lock import Lock
-from runkit.client.mirroring import own_roots
+from runkit.client.mirroring import has_checkouts, own_roots, with_checkouts
 from runkit.client.progress import Progress
 from runkit.client.remote import RemoteObject
 from runkit.client.request import python_mismatch
-from runkit.client.roots import Location, Root, root_at
+from runkit.client.roots import Location, Root
 from runkit.client.secrets import Materials, gather
 from runkit.client.session import Session
 from runkit.client.set_up import SetUp
 from runkit.errors import ConnectionLost, EnvError, EnvNotFound, RunkitError
 from runkit.model.env import Env, as_env
-from runkit.model.git_package import GitPackage
 from runkit.model.mistakes import plainly
 from runkit.transport import Transport, make_transport
 from runkit.wire import places
@@ -346,11 +344,10 @@ class Connected:
 
     def _with_commits(self, wanted: Env) -> tuple[Env, list[Root]]:
         """The env with its packages from git at the commits they stand for now, and the checkouts to be synced among them."""
-        if not any(isinstance(one, GitPackage) and one.install_method == "local" for one in wanted.reqs):
+        if not has_checkouts(wanted):
             return wanted, []
         with Progress(self.name) as shown, SetUp(wanted.target, wanted.install_timeout, shown) as progress:
-            wanted = pinned_env(wanted, progress)
-            return wanted, [_importable(root_at(folder)) for folder in local_checkouts(wanted, progress)]
+            return with_checkouts(wanted, progress)
 
     def ready_session(self, env: str) -> Session | None:
         """The session with an env's worker if there is one that calls can be sent on at once."""
@@ -396,12 +393,6 @@ class Connected:
     def handle(self, env: str, key: str, type_name: str) -> RemoteObject:
         """A proxy of an object over there."""
         return RemoteObject(self, env, key, type_name)
-
-
-def _importable(root: Root) -> Root:
-    """A checkout's root, with what lies below `src/` importable where that is its layout."""
-    src = root.path / "src"
-    return replace(root, paths=("src", *root.paths)) if src.is_dir() and not (src / "__init__.py").exists() else root
 
 
 @atexit.register
