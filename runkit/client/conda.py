@@ -122,7 +122,7 @@ class CondaPart:
         elif "copy" in self._asked:
             self._lock = self._copied(subdir)
         else:
-            self._lock = self._solved(subdir, kept.records if kept and not force else ())
+            self._lock = self._solved(subdir, kept.records if kept and not force else (), force)
         return {"version": self._lock.python, "path": None}
 
     def _copied(self, subdir: str) -> CondaLock:
@@ -151,11 +151,11 @@ class CondaPart:
         )
         return replace(self._solved(subdir, ()), lines=tuple(conda_local.requested(self._prefix)[2]))
 
-    def _solved(self, subdir: str, locked: Sequence[Mapping[str, Any]]) -> CondaLock:
+    def _solved(self, subdir: str, locked: Sequence[Mapping[str, Any]], fresh: bool = False) -> CondaLock:
         self._progress({"phase": "solve the conda environment"})
         python = None if self._request.python_asked else self._request.python
         where = {"platform": subdir, "virtual": _virtual(self._host)}
-        answer = self._solver({**where, "locked": [*locked], "python": python})
+        answer = self._solver({**where, "locked": [*locked], "python": python, "fresh": fresh})
         for note in answer.get("notes", ()):
             self._progress({"warning": note})
         records = tuple(answer["records"])

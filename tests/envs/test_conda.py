@@ -185,10 +185,14 @@ def test_a_package_that_is_not_what_was_promised_is_refused(host: Host, client: 
 
 
 def test_a_token_of_a_channel_stays_here(client: Client, host: Host, tmp_path: Path) -> None:
-    with channel(tmp_path / "channel", token="hunter2") as private:
+    with channel(tmp_path / "channel", below="/t/hunter2") as private:
         client.send(asked(private, "private", "orchard"))
         assert host.run("private", VERSIONS) == f"2.0.{private.minor}"
         assert all(request.split()[1].startswith("/t/hunter2/") for request in private.requests)
+        wrong = rk.conda_env(conda_env={"channels": [private.url.replace("hunter2", "hunter3")]}, name="private")
+        with pytest.raises(rk.errors.LoginRefused) as caught:
+            client.send(wrong)
+        assert "hunter3" not in str(caught.value)
     assert "hunter2" not in str(host.plans) + str(host.logs) + str(client.events)
     for path in host.home.rglob("*"):
         assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
