@@ -139,7 +139,7 @@ class CondaPart:
             self._progress({"phase": f"look at the conda environment {self._prefix.name}"})
             reason = self._tool("runkit.client.conda_packing", {"prefix": str(self._prefix)}).get("error", "")
         if not reason:
-            found = {(name, version) for name, version, _, _ in conda_local.distributions(self._prefix)}
+            found = {(name, version) for name, version, _ in conda_local.distributions(self._prefix)}
             packages = [(str(r["name"]), str(r["version"])) for r in conda_local.records(self._prefix)]
             return CondaLock(
                 subdir, version, provided=tuple(sorted(found)), copied=self._asked["copy"], installed=tuple(packages)

@@ -91,9 +91,10 @@ def test_a_file_becomes_an_env(client: Client, host: Host, orchard: Channel, sta
     assert host.calls == ONE_QUESTION
 
 
-def test_activation_is_captured_once(client: Client, host: Host, orchard: Channel) -> None:
-    env = asked(orchard, "pressed", "press", setup_cmds=["echo $CONDA_DEFAULT_ENV $PRESS_HOME; command -v press"])
-    client.send(env)
+def test_activation_is_captured_once(client: Client, host: Host, orchard: Channel, stall: Index) -> None:
+    commands = ["echo $CONDA_DEFAULT_ENV $PRESS_HOME; command -v press", f"pip install --index-url {stall.url} plum"]
+    client.send(asked(orchard, "pressed", "press", setup_cmds=commands))
+    assert host.run("pressed", "import plum; print(plum.__version__)") == "1.0"
     prefix = host.home / "envs" / host.plans["pressed"]["build"]
     assert f"pressed {prefix}/share/press" in host.logs
     assert f"{prefix}/bin/press" in host.logs
