@@ -49,6 +49,8 @@ def test_functions_and_commands_run_in_it(
     other = {**content, "dependencies": [*content["dependencies"], "basket"]}
     more = rk.conda_env(conda_env=other, env_vars={"PRESS_VARIABLE": "mine"}, root_reqs=False)
     assert rk.function(jobs.pid).to(cluster, env=more)() != pid
+    with pytest.raises(rk.errors.UsageError, match="conda"):
+        more.lock(cluster)
     cluster.remove_env("fruit")
 
 

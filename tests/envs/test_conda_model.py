@@ -125,7 +125,7 @@ def test_channels_are_addresses(nobodys_settings: Path) -> None:
     assert of_package["specs"] == ["https://conda.anaconda.org/pytorch::torch=2"]
     nobodys_settings.write_text(
         """
-        channels: [ours, conda-forge]
+        channels: ours
         channel_alias: https://mirror.example.org/t/secret-token/
         custom_channels: {ours: "https://me:hidden@conda.example.org"}
         default_channels: [https://mirror.example.org/main]
@@ -133,7 +133,8 @@ def test_channels_are_addresses(nobodys_settings: Path) -> None:
         """
     )
     found = asked(name="e")
-    assert found["channels"] == ["https://conda.example.org/ours", "https://mirror.example.org/conda-forge"]
+    assert found["channels"] == ["https://conda.example.org/ours"]
+    assert asked({"channels": ["x"]}, name="e")["channels"] == ["https://mirror.example.org/x"]
     assert found["priority"] == "strict"
     assert asked({"channels": ["defaults"]}, name="e")["channels"] == ["https://mirror.example.org/main"]
     assert asked({"channels": ["./local"]}, name="e")["channels"] == [(nobodys_settings.parent / "local").as_uri()]
