@@ -248,7 +248,10 @@ class CondaPart:
         lines = conda_tools.requirement_lines()
         wanted = Requirements(lines, origins=("the conda tools",) * len(lines))
         target = Platform.of_host(self._host, self._host.get("python") or platform.python_version())
-        tool, shipped = shipment.send(resolve(wanted, target, cache=self._home / "locks"), everything)
+        found = resolve(wanted, target, cache=self._home / "locks")
+        if found.sources:
+            raise EnvError(f"{found.sources[0].name}, which installs conda packages, has no wheel for the host")
+        tool, shipped = shipment.send(found, everything)
         return {"files": there, "tools": {"digest": tool.digest[:16], "lock": tool.text(shipped)}}
 
     def _bring(self, lock: CondaLock, shipment: Shipment, everything: bool) -> dict[str, str]:

@@ -42,8 +42,8 @@ def find(name: str) -> Path:
         return there[name]
     known = ", ".join(sorted(there)) or "none at all"
     raise UsageError(
-        f"conda_env={name!r} is neither a file nor a conda environment of this machine; there is {known}. "
-        "Give the path of an environment.yml, or the folder of the environment as './path' or '/path'"
+        f"this machine has no conda environment {name!r}; there is {known}. "
+        f"A file or folder is given as a path: conda_env='./{name}'"
     )
 
 

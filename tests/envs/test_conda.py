@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uv
@@ -130,6 +131,36 @@ def test_a_host_without_internet_gets_everything_from_here(client: Client, host:
     }
 
 
+def test_a_shipped_file_that_was_changed_is_refused(client: Client, host: Host, orchard: Channel) -> None:
+    host.online = False
+    client.send(asked(orchard, "shipped", "orchard<2"))
+    plan = host.plans["shipped"]
+    (place,) = (place for url, place in plan["conda"]["files"].items() if "/orchard-" in url)
+    kept = host.home / "wheels" / place
+    before = kept.read_bytes()
+    kept.write_bytes(b"something else")
+    try:
+        with pytest.raises(rk.errors.InstallFailed, match="Hash mismatch"):
+            _install({**plan, "build": "changed"}, host)
+        assert not (host.home / "envs" / "changed").exists()
+    finally:
+        kept.write_bytes(before)
+
+
+def test_virtual_packages_are_the_hosts(client: Client, host: Host, orchard: Channel) -> None:
+    status = host.status()
+
+    def on(**facts: object) -> None:
+        client.deployer = type(client.deployer)(host, {**status, "host": {**status["host"], **facts}}, home=client.home)
+
+    on(cuda="12.4")
+    client.send(asked(orchard, "driven", "gpu"))
+    assert host.run("driven", "import gpu; print(gpu.__version__)") == "1.0"
+    on(glibc=[2, 16])
+    with pytest.raises(rk.errors.RequirementsConflict, match="__glibc"):
+        client.send(asked(orchard, "old", "press"))
+
+
 def test_more_pip_requirements_do_not_solve_again(client: Client, host: Host, orchard: Channel, stall: Index) -> None:
     client.send(asked(orchard, "grows", "orchard<2"))
     orchard.requests.clear()
@@ -214,7 +245,7 @@ def test_an_install_that_was_cut_off_is_made_again(client: Client, host: Host, o
     assert not (host.home / "envs" / "cut").exists()
     (host.home / "envs" / "cut" / "conda-meta").mkdir(parents=True)  # as kill -9 would leave it
     built: list[bool] = []
-    both = [threading.Thread(target=lambda: built.append(_install(plan, place))) for _ in range(2)]
+    both = [threading.Thread(target=lambda: built.append(_install({**plan, "build": "cut"}, host))) for _ in range(2)]
     for thread in both:
         thread.start()
     for thread in both:
@@ -222,8 +253,9 @@ def test_an_install_that_was_cut_off_is_made_again(client: Client, host: Host, o
     assert sorted(built) == [False, True]
 
 
-def _install(plan: dict[str, object], place: dict[str, object]) -> bool:
-    return install({**plan, "build": "cut"}, **place, emit=lambda event: None).created  # type: ignore[arg-type]
+def _install(plan: dict[str, Any], host: Host) -> bool:
+    place: dict[str, Any] = {"home": host.home, "uv": Path(uv.find_uv_bin()), "environment": os.environ}
+    return install(plan, **place, emit=lambda event: None).created
 
 
 # -- conda environments of this machine

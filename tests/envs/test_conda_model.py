@@ -43,6 +43,9 @@ def test_the_forms_of_runhouse() -> None:
     assert found["specs"] == ["torch>=2"]
     assert type(rk.env(reqs=["numpy"])) is rk.Env
     assert isinstance(rk.env(name="top", base=plain, reqs=["six"]), rk.CondaEnv)
+    below = rk.conda_env(conda_env={"dependencies": ["python=3.10"]}, name="below")
+    assert rk.conda_env(conda_env={"dependencies": ["python=3.12"]}, name="top", base=below).python == "3.12"
+    assert rk.env(name="top", base=below, reqs=["conda:numpy"]).python == "3.10"
 
 
 @pytest.mark.parametrize(
@@ -82,6 +85,7 @@ def test_pythons_may_not_contradict_each_other() -> None:
         ("./folder", "no conda-meta"),
         ("broken.yml", r"broken\.yml is no YAML"),
         ("text.yml", "describes no conda environment"),
+        ("folder", r"no conda environment 'folder'.*conda_env='\./folder'"),
         ("", "is empty"),
         (3, "not int"),
         ({"dependencies": "numpy", "channels": 4}, "`channels` is a list, not int"),
