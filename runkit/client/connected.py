@@ -24,7 +24,7 @@ from runkit.client.roots import Location, Root
 from runkit.client.secrets import Materials, gather
 from runkit.client.session import Session
 from runkit.client.set_up import SetUp
-from runkit.errors import ConnectionLost, EnvError, EnvNotFound, RunkitError
+from runkit.errors import ConnectionLost, EnvError, EnvNotFound, RunkitError, UsageError
 from runkit.model.env import Env, as_env
 from runkit.model.mistakes import plainly
 from runkit.transport import Transport, make_transport
@@ -230,7 +230,7 @@ class Connected:
             path: a file to write it to as well.
 
         Raises:
-            EnvNotFound: the cluster has none of that name.
+            EnvNotFound: the cluster has none of that name. UsageError: it is a conda environment.
 
         Example:
             >>> cluster.env_lock("np_env", "pylock.toml")  # doctest: +SKIP
@@ -239,7 +239,10 @@ class Connected:
         spec = self.link.api.json("GET", f"/v1/envs/{name}/spec")
         if not spec.get("lock"):
             raise EnvError(f"env {name!r} was not resolved by a client: it is as it is on a new cluster")
-        text = Lock.from_json(spec["lock"]).text(kept=places.home() / "wheels")
+        lock = Lock.from_json(spec["lock"])
+        if lock.conda:
+            raise UsageError(f"env {name!r} is a conda environment: a pylock.toml cannot name conda's packages")
+        text = lock.text(kept=places.home() / "wheels")
         if path is not None:
             Path(path).expanduser().write_text(text, encoding="utf-8")
         return text

@@ -359,7 +359,7 @@ def _on_top(made: Env, base: Env) -> Env:
         env_file=made.env_file or base.env_file,
         working_dir=made.working_dir or base.working_dir,
         setup_cmds=base.setup_cmds + made.setup_cmds,
-        python=made.python or base.python,
+        python=made.python or (made.conda and made.conda.python) or base.python,
         compute={**base.compute, **made.compute},
         root_reqs=made.root_reqs and base.root_reqs,
         conda=made.conda or base.conda,
