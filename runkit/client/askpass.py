@@ -23,7 +23,6 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from runkit.errors import RunkitError, UsageError
-from runkit.model.git_package import GitPackage
 from runkit.model.secret import Secret
 from runkit.wire import places
 
@@ -49,13 +48,6 @@ class Login:
     origin: Origin
     username: str | None
     token: Secret
-
-    @classmethod
-    def of(cls, package: GitPackage) -> Login | None:
-        """The login that a package names; None if it names none."""
-        if package.token is None:
-            return None
-        return cls(origin(package.git_url), package.username, package.token)
 
     @property
     def address(self) -> str:

@@ -65,13 +65,20 @@ class Git:
         self._progress = progress
         self._commits: dict[tuple[str, str | None], str] = {}
         self._logins: dict[Origin, Login] = {}
+        self._asked: dict[str, Login] = {}  # URL -> the login for it
         for package in packages:
             self.know(package)
 
     def know(self, package: GitPackage) -> None:
         """Take up the login that a package names."""
-        if login := Login.of(package):
+        if package.token is None:
+            return
+        # Where the user's own `url.<base>.insteadOf` leads, if there is one: that is the server git will ask for.
+        asked = self._local(_home(), "ls-remote", "--get-url", package.git_url) or package.git_url
+        if asked.startswith(("https://", "http://")):
+            login = Login(origin(asked), package.username, package.token)
             self._logins.setdefault(login.origin, login)
+            self._asked[package.git_url] = login
 
     def commit(self, package: GitPackage) -> str:
         """The commit that a package's revision stands for; asked once, of the server, unless it is a commit itself.
@@ -300,7 +307,7 @@ class Git:
     def _who(self, package: GitPackage) -> str:
         if not package.git_url.startswith("http"):
             return "refuses this machine's SSH login: see that `ssh` reaches it without asking anything (key, agent, known_hosts)."
-        login = self._logins.get(origin(package.git_url))
+        login = self._asked.get(package.git_url) or self._logins.get(origin(package.git_url))
         if login is None:
             return "wants a login: give token=rk.Secret(...), or let git's credential helper know one."
         return f"refused the token of {login.token!r} for the user {login.user!r}."

@@ -20,31 +20,14 @@ import pytest
 
 import runkit as rk
 from tests.calls import jobs
-from tests.git_servers import Repository, serve
+from tests.git_servers import Repository, package, serve
 from tests.hosts import Host
-
-BACKEND = """
-import os, zipfile
-def build_wheel(folder, config_settings=None, metadata_directory=None):
-    with zipfile.ZipFile(os.path.join(folder, "plum-1.0-py3-none-any.whl"), "w") as wheel:
-        wheel.writestr("plum.py", open("plum.py").read())
-        wheel.writestr("plum-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: plum\\nVersion: 1.0\\n")
-        wheel.writestr("plum-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
-        wheel.writestr("plum-1.0.dist-info/RECORD", "")
-    return "plum-1.0-py3-none-any.whl"
-"""
-FILES = {
-    "pyproject.toml": '[project]\nname = "plum"\nversion = "1.0"\n'
-    '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
-    "backend.py": BACKEND,
-    "plum.py": "taste = 'sweet'\n",
-}
 
 
 @pytest.fixture
 def plum(tmp_path: Path) -> Repository:
     made = Repository(tmp_path, "plum")
-    made.commit(FILES, "v1.0")
+    made.commit(package("plum", "1.0"), "v1.0")
     return made
 
 
@@ -115,16 +98,16 @@ def test_a_token_is_found_nowhere(
     needles = forms(token, "me") | forms(wrong, "me")
     with serve(plum.bare.parent, kind, token) as server, processes(needles | {control.encode()}) as seen:
         url = f"{server.url}/plum.git"
-        package = rk.GitPackage(url, username="me", token=given)
+        private = rk.GitPackage(url, username="me", token=given)
         local = rk.GitPackage(url, username="me", token=given, install_method="local", revision="v1.0")
-        env = rk.env(name=f"private-{kind}", reqs=[package], root_reqs=False)
+        env = rk.env(name=f"private-{kind}", reqs=[private], root_reqs=False)
         with pytest.raises(rk.errors.LoginRefused) as caught:
             rk.env(name="refused", reqs=[rk.GitPackage(url, username="me", token=refused)], root_reqs=False).to(cluster)
         assert wrong in server.refused
         function = rk.function(jobs.attribute_of).to(cluster, env=env)
-        assert function("plum", "taste") == "sweet"
+        assert function("plum", "__version__") == "1.0"
         again = rk.env(name=f"local-{kind}", reqs=[local], root_reqs=False)
-        assert rk.function(jobs.attribute_of).to(cluster, env=again)("plum", "taste") == "sweet"
+        assert rk.function(jobs.attribute_of).to(cluster, env=again)("plum", "__version__") == "1.0"
         assert cluster.run("git --version; pip list; env", env=env, stream_logs=False)
         subprocess.run(["sleep", "0.3"], env={**os.environ, "CONTROL": control}, check=True)
         assert server.users == {"me"}
@@ -132,8 +115,8 @@ def test_a_token_is_found_nowhere(
     said = "".join(capfd.readouterr())
     for error in (caught.value, caught.value.__cause__, caught.value.__context__):
         said += f"{error!s}{error!r}" + ("".join(traceback.format_exception(error)) if error else "")
-    said += f"{package!s}{package!r}{env!s}{env!r}{env._repr_html_()}{function!r}{vars(package)}"
-    pickles = [pickle.dumps(package), cloudpickle.dumps(package), cloudpickle.dumps(env)]
+    said += f"{private!s}{private!r}{env!s}{env!r}{env._repr_html_()}{function!r}{vars(private)}"
+    pickles = [pickle.dumps(private), cloudpickle.dumps(private), cloudpickle.dumps(env)]
     pickles.append(said.encode())
     assert not [blob for blob in pickles for needle in needles if needle in blob]
     places = [host.home, host.tmp, client_state, tmp_path]
