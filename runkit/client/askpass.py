@@ -113,11 +113,6 @@ class Askpass:
                 text = text.replace(form, "***")
         return text
 
-    def without_variables(self, variables: dict[str, str]) -> dict[str, str]:
-        """An environment without the variables that the tokens are read from: programs it is given to show it to `ps`."""
-        named = {login.token.env for login in self._logins.values()}
-        return {name: value for name, value in variables.items() if name not in named}
-
     def _open(self, opened: contextlib.ExitStack) -> None:
         # The script lies in a folder of runkit's own, as nothing may be run from some /tmp; a socket's path has to be short.
         folder = Path(tempfile.mkdtemp(prefix="ask-", dir=places.private(places.home() / "git")))

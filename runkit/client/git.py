@@ -29,6 +29,8 @@ from runkit.errors import FetchFailed, InstallFailed, LoginRefused, ResolutionFa
 from runkit.model.digest import digest
 from runkit.model.git_package import GitPackage
 from runkit.model.package import without_credentials
+from runkit.model.passed_on import environment, keep_out
+from runkit.model.providers import PROVIDERS
 from runkit.wire import places
 
 _ATTEMPTS = 3
@@ -73,6 +75,9 @@ class Git:
         """Take up the login that a package names."""
         if package.token is None:
             return
+        if not package.token.is_reference and (provider := PROVIDERS.get(package.token.name)):
+            for variable in (name for names in provider.variables for name in names):
+                keep_out(variable)
         # Where the user's own `url.<base>.insteadOf` leads, if there is one: that is the server git will ask for.
         asked = self._local(_home(), "ls-remote", "--get-url", package.git_url) or package.git_url
         if asked.startswith(("https://", "http://")):
@@ -275,10 +280,10 @@ class Git:
     def _run(
         self, arguments: Sequence[str], cwd: Path, asked: Askpass | None = None
     ) -> subprocess.CompletedProcess[str]:
-        variables = {name: value for name, value in os.environ.items() if not _REPOSITORY.fullmatch(name)}
+        variables = {name: value for name, value in environment().items() if not _REPOSITORY.fullmatch(name)}
         variables.update(GIT_TERMINAL_PROMPT="0", GIT_OPTIONAL_LOCKS="0", GIT_LFS_SKIP_SMUDGE="1", LC_ALL="C")
         if asked:
-            variables = {**asked.without_variables(variables), **asked.variables}
+            variables.update(asked.variables)
         settings = ["-c", f"core.hooksPath={os.devnull}", "-c", "http.lowSpeedLimit=100", "-c", "http.lowSpeedTime=60"]
         settings += asked.settings if asked else []
         if not {"GIT_SSH", "GIT_SSH_COMMAND"} & set(variables) and not _has_ssh_command(variables):
