@@ -219,6 +219,7 @@ class Secret:
             path = Path(self.path)
             return Material(files=(SecretFile(path.name, read_bytes(path), self.env),))
         if self.env is not None:
+            keep_out(self.env)  # also for one that was unpickled
             if self.env not in os.environ:
                 raise UsageError(f"{self._where()} is not set")
             return Material({self.env: os.environ[self.env]})
