@@ -35,10 +35,12 @@ from runkit.wire import places
 
 _ATTEMPTS = 3
 _LAST_LINES = 30
+_STALE_S = 600
 _REPOSITORY = re.compile(
-    r"GIT_(ALTERNATE_OBJECT_DIRECTORIES|OBJECT_DIRECTORY|DIR|WORK_TREE|INDEX_FILE|PREFIX|COMMON_DIR|NAMESPACE|SHALLOW_FILE|QUARANTINE_PATH)"
+    r"GIT_(ALTERNATE_OBJECT_DIRECTORIES|OBJECT_DIRECTORY|DIR|WORK_TREE|INDEX_FILE|PREFIX|COMMON_DIR|NAMESPACE|SHALLOW_FILE|"
+    r"QUARANTINE_PATH|TRACE\w*|CURL_VERBOSE)"
 )
-"""Variables that point git to another repository, as inside a git hook."""
+"""Variables that point git to another repository, as inside a git hook, or make it tell what it sends."""
 
 _LOGIN = (
     r"Authentication failed|could not read (Username|Password)|Access denied|Permission denied|returned error: 40[13]|"
@@ -164,6 +166,7 @@ class Git:
 
     def _bare(self, package: GitPackage) -> Path:
         bare = _home() / "repositories" / f"{_named(package)}-{_id(package.git_url)}"
+        _tidy(bare)
         if not bare.is_dir():
             partial = bare.with_name(f"{bare.name}.{os.urandom(8).hex()}")
             places.private(bare.parent)
@@ -204,7 +207,9 @@ class Git:
     def _make(self, package: GitPackage, commit: str, place: Path) -> None:
         bare = self._bare(package)
         self._fetch(package, bare, commit)
-        partial = places.private(place.parent) / f".{place.name}.{os.urandom(8).hex()}"
+        for left in places.private(place.parent).glob(f".{place.name}.*"):
+            shutil.rmtree(left, ignore_errors=True)  # of a process that was killed: this one has the lock
+        partial = place.parent / f".{place.name}.{os.urandom(8).hex()}"
         try:
             self._check_out(package, bare, commit, partial)
             if tree_copy.versioned_by_git(partial / package.subdirectory) and (bare / "shallow").exists():
@@ -330,6 +335,14 @@ def _has_ssh_command(variables: dict[str, str]) -> bool:
 
 def _home() -> Path:
     return places.private(places.home() / "git")
+
+
+def _tidy(bare: Path) -> None:
+    """Remove the lock files that a git which was killed has left in a repository; a running one is done with its own by then."""
+    for lock in (*bare.glob("*.lock"), *(bare / "refs").rglob("*.lock")):
+        with contextlib.suppress(OSError):
+            if time.time() - lock.stat().st_mtime > _STALE_S:
+                lock.unlink()
 
 
 def _named(package: GitPackage) -> str:

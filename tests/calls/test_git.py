@@ -7,6 +7,7 @@ import glob
 import os
 import pickle
 import secrets
+import shutil
 import subprocess
 import threading
 import traceback
@@ -19,6 +20,7 @@ import cloudpickle
 import pytest
 
 import runkit as rk
+from runkit.client.git import Git
 from tests.calls import jobs
 from tests.git_servers import Repository, package, serve
 from tests.hosts import Host
@@ -45,7 +47,7 @@ def processes(needles: set[bytes]) -> Iterator[set[bytes]]:
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.01):
             for path in glob.glob("/proc/[0-9]*/cmdline") + glob.glob("/proc/[0-9]*/environ"):
                 try:
                     content = Path(path).read_bytes()
@@ -125,3 +127,27 @@ def test_a_token_is_found_nowhere(
     assert files_with({control.encode()}, *places) == [str(host.home / "control")]
     assert files_with(needles, *places) == []
     assert not list((client_state / "home" / "git").glob("ask-*")), "helpers are gone with the command they were for"
+
+
+@pytest.mark.parametrize("address", ["ssh://{user}@{host}:{port}{path}", "{user}@{host}:{path}"])
+def test_a_repository_reached_over_ssh(
+    address: str, host: Host, plum: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = tmp_path / "known_hosts"
+    known.write_text(host.known_hosts_line + "\n")
+    command = f"ssh -F none -oBatchMode=yes -oUserKnownHostsFile={known} -i {host.key} -p {host.port}"
+    monkeypatch.setenv("GIT_SSH_COMMAND", command)
+    monkeypatch.setenv("RUNKIT_HOME", str(tmp_path / "client"))
+    there = host.home / "plum.git"
+    if not there.exists():
+        shutil.copytree(plum.bare, there)
+        host.run("git config --global --add safe.directory '*'")
+    path = host.run("echo $HOME/plum.git").stdout.strip()
+    package = rk.GitPackage(
+        address.format(user=host.user, host=host.address, port=host.port, path=path), revision="v1.0"
+    )
+    assert (Git().checkout(package) / "plum.py").read_text() == "__version__ = '1.0'\n"
+    known.write_text("")
+    monkeypatch.setenv("GIT_SSH_COMMAND", f"{command} -oStrictHostKeyChecking=yes")
+    with pytest.raises(rk.errors.LoginRefused, match="SSH login"):
+        Git().commit(package)
