@@ -12,7 +12,7 @@ import subprocess
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -95,12 +95,21 @@ def test_a_token_is_found_nowhere(
     # Made here: what stands in this file is synced to the host with the code.
     token = token.format(secrets.token_hex(8), secrets.token_hex(8))
     wrong = f"{secrets.token_hex(8)}/@:%"
-    monkeypatch.setenv("RUNKIT_TEST_TOKEN", token)
     given, refused = rk.Secret("mine", env="RUNKIT_TEST_TOKEN"), rk.Secret("old", value=lambda: wrong)
     control = secrets.token_hex(16)
     needles = forms(token, "me") | forms(wrong, "me")
-    with serve(plum.bare.parent, kind, token) as server, processes(needles | {control.encode()}) as seen:
+    with serve(plum.bare.parent, kind, token) as server, ExitStack() as watched:
         url = f"{server.url}/plum.git"
+        jam = Repository(tmp_path / "more", "jam")  # what it depends on is as private; uv's own git fetches that
+        jam.commit(package("jam", "7.0"))
+        jam.bare.rename(plum.bare.parent / "jam.git")
+        files = package("plum", "1.0")
+        files["pyproject.toml"] = files["pyproject.toml"].replace(
+            '"1.0"', f'"1.0"\ndependencies = ["jam @ git+{server.url}/jam.git"]'
+        )
+        plum.commit(files)
+        seen = watched.enter_context(processes(needles | {control.encode()}))
+        monkeypatch.setenv("RUNKIT_TEST_TOKEN", token)
         private = rk.GitPackage(url, username="me", token=given)
         local = rk.GitPackage(url, username="me", token=given, install_method="local", revision="v1.0")
         env = rk.env(name=f"private-{kind}", reqs=[private], root_reqs=False)
@@ -109,6 +118,7 @@ def test_a_token_is_found_nowhere(
         assert wrong in server.refused
         function = rk.function(jobs.attribute_of).to(cluster, env=env)
         assert function("plum", "__version__") == "1.0"
+        assert rk.function(jobs.attribute_of).to(cluster, env=env)("jam", "__version__") == "7.0"
         again = rk.env(name=f"local-{kind}", reqs=[local], root_reqs=False)
         assert rk.function(jobs.attribute_of).to(cluster, env=again)("plum", "__version__") == "1.0"
         assert cluster.run("git --version; pip list; env", env=env, stream_logs=False)
