@@ -18,6 +18,7 @@ from runkit.client.request import Options
 from runkit.client.roots import Location, locate
 from runkit.errors import PortInUse, UsageError
 from runkit.model.env import Env, as_env
+from runkit.model.git_package import GitPackage
 from runkit.model.kept import kept, restored
 from runkit.model.mistakes import plainly
 from runkit.model.package import Package
@@ -254,7 +255,7 @@ def cluster(
     ssh_port: int | None = None,
     ssh_creds: Mapping[str, str | None] | None = None,
     server_port: int | None = None,
-    default_env: Env | Sequence[str | Package] | None = None,
+    default_env: Env | Sequence[str | Package | GitPackage] | None = None,
 ) -> Cluster:
     """A cluster by its name: the host given here, or the one saved under that name.
 

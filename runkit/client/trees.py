@@ -71,6 +71,7 @@ def build(
     store: WheelStore,
     cwd: str | Path = ".",
     progress: Report = lambda event: None,
+    shown: str = "",
 ) -> Artifact:
     """Build what installs a source tree on a host: its wheel, or where that cannot be built here its source distribution.
 
@@ -81,6 +82,7 @@ def build(
         store: where the result is kept.
         cwd: the folder whose uv configuration counts for what the build needs.
         progress: told that a build begins.
+        shown: what the tree is called in errors; its path if not given.
 
     Raises:
         BuildFailed: the build ended with an error, on a platform and Python like the host's; or no source distribution can be made.
@@ -91,9 +93,10 @@ def build(
         for note in places:
             if kept := _kept(note, store):
                 return kept
-        progress({"phase": f"build {tree_path.name}"})
+        shown = shown or str(tree_path)
+        progress({"phase": f"build {shown.partition('@')[0].rpartition('/')[2].removesuffix('.git')}"})
         with tree_copy.copied(tree_path) as copy, TemporaryDirectory(prefix="built-", dir=tree_copy.builds()) as out:
-            made = _make(copy, Path(out), target, cwd, tree_path)
+            made = _make(copy, Path(out), target, cwd, shown)
             built = replace(store.add(made), tree=tree)
         note = places[0] if made.name.endswith("-none-any.whl") else places[1]
         partial = note.with_suffix(f".{os.urandom(8).hex()}.partial")
@@ -102,7 +105,7 @@ def build(
         return built
 
 
-def _make(copy: Path, out: Path, target: Platform, cwd: str | Path, shown: Path) -> Path:
+def _make(copy: Path, out: Path, target: Platform, cwd: str | Path, shown: str) -> Path:
     """The wheel of a copied tree, if it fits the target; else its source distribution."""
     made, said = _run_build("--wheel", copy, out, cwd)
     if made is None and target.is_this_python:
@@ -256,15 +259,19 @@ class Trees:
         if place is None:
             name = artifact.filename.split("-")[0] or "a package"
             raise UsageError(f"{name} was built from a source tree that this machine does not have in that state")
-        built = build(Path(place), artifact.tree, self._target, self._store, self._cwd, self._progress)
-        return replace(built, source=artifact.source)
+        return self._built(Path(place), artifact)
+
+    def _built(self, place: Path, artifact: Artifact) -> Artifact:
+        shown = artifact.source.removeprefix("git+")
+        made = build(place, artifact.tree, self._target, self._store, self._cwd, self._progress, shown)
+        return replace(made, source=artifact.source)
 
     def _offer(self, place: Path, artifact: Artifact) -> Path:
         """The path of what uv may read of a tree: the tree, if it need not be built for that."""
         if not _is_static(place):
-            built = build(place, artifact.tree, self._target, self._store, self._cwd, self._progress)
+            built = self._built(place, artifact)
             if built.is_wheel and built.path:
-                place, artifact = Path(built.path), replace(built, source=artifact.source)
+                place, artifact = Path(built.path), built
             else:  # uv builds what it needs to know; in a copy, for what that leaves behind
                 place = self._copies.enter_context(tree_copy.copied(place))
         self._offered[os.path.realpath(place)] = artifact

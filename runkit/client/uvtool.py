@@ -18,6 +18,7 @@ from runkit.errors import EnvError
 from runkit.model.digest import digest
 from runkit.model.foreign import FOREIGN
 from runkit.model.package import without_credentials
+from runkit.model.passed_on import environment
 from runkit.wire import places
 
 try:
@@ -70,7 +71,7 @@ def run_uv(
     Raises:
         InstallTimeout: the current set-up has no time left.
     """
-    variables = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    variables = {name: value for name, value in environment().items() if name not in FOREIGN}
     report, telling = current(), True
 
     def hear(line: str) -> None:
