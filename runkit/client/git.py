@@ -28,7 +28,7 @@ from runkit.client.set_up import current
 from runkit.errors import FetchFailed, InstallFailed, LoginRefused, ResolutionFailed, UsageError
 from runkit.model.digest import digest
 from runkit.model.git_package import GitPackage
-from runkit.model.package import without_credentials
+from runkit.model.urls import without_credentials
 from runkit.wire import places
 
 _ATTEMPTS = 3

@@ -13,8 +13,8 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from runkit.client import gitignore
 from runkit.errors import RootError
+from runkit.model import gitignore
 
 # What `git rev-parse --local-env-vars` names: inside a git hook these point to another repository.
 _GIT_VARIABLES = frozenset(
