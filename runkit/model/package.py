@@ -12,7 +12,7 @@ from runkit.errors import UsageError
 from runkit.model import storage
 from runkit.model.git_package import GitPackage, is_git
 from runkit.model.mistakes import plainly
-from runkit.model.urls import expanded
+from runkit.model.urls import expanded, has_unencoded_login
 from runkit.model.urls import without_credentials as without_credentials
 
 DISTRIBUTIONS = (".whl", ".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tar.xz")
@@ -22,6 +22,7 @@ _PATH = re.compile(r"(\.{1,2}|~[^/\s]*)?(/|$)|\.{1,2}\[|file:")
 _PLACE = re.compile(
     r"(?!-)[^\s@;:\[]*/|(?!-)[^\s@;:\[]+(?:" + "|".join(map(re.escape, DISTRIBUTIONS)) + r")(?=[\s;\[]|$)"
 )
+_REQUIREMENTS = re.compile(r"[\w.-]+\.txt")
 _EXTRAS = re.compile(r"(?P<path>.*?)\s*(?:\[(?P<extras>[^\[\]]*)\])?\s*(?P<marker>;.*)?", re.DOTALL)
 
 
@@ -51,7 +52,7 @@ class Package:
         """Read one entry of `reqs`.
 
         Args:
-            text: "numpy>=1", "pip:numpy", "conda:numpy", "reqs:./" (that folder's requirements.txt), "local:./dir", a path
+            text: "numpy>=1", "pip:numpy", "conda:numpy", "reqs:./" (that folder's requirements.txt), "more.txt", "local:./dir", a path
                 ("./x", "~/x", "/x", "dir/x") of a folder, wheel or source distribution, a URL, "x @ https://...",
                 "git+https://...@rev" (which gives a `GitPackage`), an address that `to` gave ("s3://..."), or any other line that
                 uv takes in a requirements file. A bare name is always a requirement, even where a folder of that name exists.
@@ -70,6 +71,7 @@ class Package:
         line, shown = text.strip(), repr(without_credentials(text))
         if not line or "\n" in line:
             raise UsageError(f"{shown} names no package: give one requirement per entry of reqs")
+        refuse_unencoded_login(line)
         scheme, _, rest = line.partition(":")
         if scheme in ("conda", "pip", "reqs", "local"):
             line = rest.strip()
@@ -80,7 +82,7 @@ class Package:
         address, extras, marker = _parts(line)
         if storage.is_address(address):
             return cls("stored", storage.check(address), extras, marker, str(folder))
-        if scheme == "reqs":
+        if scheme == "reqs" or _REQUIREMENTS.fullmatch(line):
             if re.match(r"https?://", line):
                 return cls("requirement", f"-r {line}", base=str(folder))
             return cls("requirements", str(_requirements_file(line, folder, shown)), base=str(folder))
@@ -136,9 +138,53 @@ class Package:
         return f"Package({str(self)!r})"
 
 
+@plainly
+def package(
+    name: str | None = None,
+    install_method: str | None = None,
+    install_str: str | None = None,
+    path: str | Path | None = None,
+    system: str | None = None,
+) -> Package | GitPackage:
+    """Make a package out of its parts, as Runhouse's function of that name does; `Package.from_string` takes them as one string.
+
+    Args:
+        name: a label of the caller's own; packages are not kept under names.
+        install_method: "pip", "conda", "reqs" or "local".
+        install_str: the requirement, with what follows it.
+        path: the folder or file, instead of `install_str`.
+        system: where the path is: "s3", "gs", "sftp", …; this machine if not given.
+
+    Raises:
+        UsageError: see `Package.from_string`; or there is neither `install_str` nor `path`.
+
+    Example:
+        >>> package(install_method="pip", install_str="numpy>=1")
+        Package('numpy>=1')
+    """
+    if (path is None) == (install_str is None):
+        named = f" (nothing is kept under the name {name!r})" if name else ""
+        raise UsageError(f"a package has either a path or an install_str{named}: see rk.Package.from_string")
+    target = install_str or os.fspath(path or "")
+    if system and system != "file":
+        target = f"{system}://{target.lstrip('/')}"
+    elif path is not None and not install_method and not is_path(target):
+        target = f"./{target}"
+    return Package.from_string(f"{install_method}:{target}" if install_method else target)
+
+
 def is_path(line: str) -> bool:
     """Whether a requirement is written as a path, as uv reads it: "./x", "/x", "~/x", "dir/x", "file:///x", "x.whl", "."."""
     return bool(_PATH.match(line) or _PLACE.match(line))
+
+
+def refuse_unencoded_login(line: str) -> None:
+    """Raise UsageError where a URL's user name or password has a "/", "?" or "#": where it ends could only be guessed."""
+    if has_unencoded_login(line):
+        raise UsageError(
+            f"{without_credentials(line)!r}: in the user name and password of a URL, '/' is written as %2F, '?' as %3F, '#' as "
+            "%23 and '@' as %40 (and '@' in its path as %40)"
+        )
 
 
 def split_path(line: str) -> tuple[str, tuple[str, ...], str]:

@@ -21,7 +21,7 @@ from runkit.errors import UsageError
 from runkit.model import storage
 from runkit.model.digest import file_digest
 from runkit.model.git_package import GitPackage, is_git
-from runkit.model.package import DISTRIBUTIONS, Package, anchored, is_path, split_path
+from runkit.model.package import DISTRIBUTIONS, Package, anchored, is_path, refuse_unencoded_login, split_path
 from runkit.model.urls import expanded, unseen, without_credentials
 
 if sys.version_info >= (3, 11):
@@ -168,6 +168,10 @@ class _Reader:
             return
         if other := re.search(r"(?:^|@\s*|\s)(hg|svn|bzr)\+", line):
             raise UsageError(f"{origin}: packages from {other[1]} are not available, only those from git")
+        try:
+            refuse_unencoded_login(line)
+        except UsageError as error:
+            raise UsageError(f"{origin}: {error}") from None
         whole = expanded(line)
         option = _OPTION.fullmatch(whole)
         if option and "://" not in option["value"].split("#")[0]:

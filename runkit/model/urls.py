@@ -29,6 +29,17 @@ def without_credentials(text: str) -> str:
     return _URL.sub(lambda found: found["scheme"] + _bare(found["scheme"][:-3].lower(), found["rest"]), text)
 
 
+def has_unencoded_login(text: str) -> bool:
+    """Whether a user name or password in one of its URLs has a character that ends it there, as "/" does where "%2F" is meant."""
+    for found in _URL.finditer(text):
+        scheme, rest = found["scheme"][:-3].lower(), found["rest"]
+        if scheme not in _NAMED_BY_USER:
+            login = rest[: len(rest) - sum(map(len, _without_login(scheme, rest)))]
+            if any(mark in login for mark in "/?#"):
+                return True
+    return False
+
+
 def expanded(text: str) -> str:
     """The text with `${NAME}` replaced by that environment variable, as pip and uv do; one that is not set stays."""
     return _VARIABLE.sub(lambda found: os.environ.get(found[1], found[0]), text)
