@@ -66,6 +66,7 @@ class Logins:
                 parts = urlsplit(url)
                 self._add(url, unquote(parts.username or ""), unquote(parts.password or ""))
         self._authority = of_pip.get("SSL_CERT_FILE")
+        self._checking: ssl.SSLContext | None = None
         self._trusted = _trusted(variables, configurations)
         self._netrc = _read_netrc()
         self._kept = _kept_by_uv()
@@ -89,12 +90,14 @@ class Logins:
         """A URL that was stored without its query string, as the user gave it."""
         return self._whole.get(url.partition("#")[0], url)
 
-    def tls(self, url: str) -> ssl.SSLContext | None:
-        """What the certificate of a URL's host is checked against, where that is not this machine's default."""
+    def tls(self, url: str) -> ssl.SSLContext:
+        """What the certificate of a URL's host is checked against."""
         parts = urlsplit(url)
         if {parts.hostname, _origin(url)[1]} & self._trusted:
             return ssl._create_unverified_context()
-        return ssl.create_default_context(cafile=self._authority) if self._authority else None
+        if self._checking is None:
+            self._checking = ssl.create_default_context(cafile=self._authority)
+        return self._checking
 
     def _add(self, url: str, user: str, password: str) -> None:
         origin = _origin(url)

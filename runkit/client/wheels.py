@@ -180,6 +180,7 @@ class WheelStore:
             # Unredirected: an index that redirects to a file store must not pass the password on.
             request.add_unredirected_header("Authorization", f"Basic {token}")
         left = current().left(_TIMEOUT_S)
+        # With a context, the proxies that are set now count, not those of the first call.
         return urllib.request.urlopen(request, timeout=left, context=self.logins.tls(url))
 
     def _ready(self) -> Path:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from host import Host
+from internet import internet
 from packages import Index, index, wheel
 
 from runkit.client.deploy import Deployer
 from runkit.client.pip_settings import pip_settings
 from runkit.client.uvtool import index_settings, uv_binary
-from runkit.errors import ResolutionFailed, UsageError
+from runkit.errors import EnvError, ResolutionFailed, UsageError
 from runkit.model.env import env
 
 PASSWORD = "p@ss:/%w"
@@ -208,6 +209,30 @@ def test_the_keyring_is_asked_as_uv_asks_it(
         monkeypatch.setenv("UV_DEFAULT_INDEX", named)
     send(host, tmp_path / "client", ["medlar"])
     assert asked.read_text()
+
+
+@pytest.mark.parametrize("way", ["cert", "trusted-host"])
+def test_a_certificate_that_pip_was_told_about_is_taken(
+    way: str, private: Index, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    for name in ("NO_PROXY", "no_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with internet(tmp_path / "world", ["packages.example.org", "files.example.org"]) as world:
+        made = wheel(tmp_path / "files", "medlar", "1.0")
+        world.offer("packages.example.org/simple", made, files="files.example.org")
+        monkeypatch.setenv("HTTPS_PROXY", world.proxy)
+        monkeypatch.setenv("PIP_INDEX_URL", "https://packages.example.org/simple")
+        host.online = False
+        deployer = Deployer(host, host.status(), home=tmp_path / "client")
+        with pytest.raises(EnvError, match="ertificate"):
+            deployer.send(env("e", ["medlar"]))
+        if way == "cert":
+            monkeypatch.setenv("PIP_CERT", str(world.certificate))
+        else:
+            monkeypatch.setenv("PIP_TRUSTED_HOST", "packages.example.org files.example.org")
+        deployer.send(env("e", ["medlar"]))
+    assert host.run("e", "import medlar; print(medlar.__version__)") == "1.0"
 
 
 def test_what_uv_was_logged_in_with_counts(
