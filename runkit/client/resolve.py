@@ -172,7 +172,12 @@ def _compile(
 
         warned: dict[str, None] = {}
         backend = None if torch.names_own_index(lines) else backend
-        content = solved(backend if torch.wants_build(lines) else None)
+        try:
+            content = solved()
+        except ResolutionFailed:
+            if not backend or not torch.wants_build(lines):
+                raise
+            content = solved(backend)
         if backend and torch.from_pypi(content.get("packages", [])):
             content = solved(backend)
         return _read(content, target, out.parent, requirements, trees), list(warned)

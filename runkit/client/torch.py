@@ -49,6 +49,8 @@ def backend(driver: str | None, cwd: str | Path) -> tuple[str, str] | None:
     names = ("UV_TORCH_BACKEND", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_OFFLINE")
     if chosen or options or any(variables.get(name) for name in names):
         return None
+    if "torch" in variables.get("UV_EXTRA_INDEX_URL", "") + variables.get("UV_INDEX", ""):
+        return None  # PyTorch's own, or a mirror of it
     if any({"index-url", "no-index"} & {*content, *content.get("pip", {})} for content in contents):
         return None
     if any(index.get("default") for content in contents for index in content.get("index", [])):
@@ -57,8 +59,12 @@ def backend(driver: str | None, cwd: str | Path) -> tuple[str, str] | None:
 
 
 def names_own_index(lines: Iterable[str]) -> bool:
-    """Whether requirement lines choose the default index, which then has PyTorch too."""
-    return any(line.startswith(("--index-url", "-i ", "-i=", "--no-index")) for line in lines)
+    """Whether requirement lines choose the default index, or one of PyTorch's."""
+    return any(
+        line.startswith(("--index-url", "-i ", "-i=", "--no-index"))
+        or (line.startswith("--extra-index-url") and "torch" in line)
+        for line in lines
+    )
 
 
 def wants_build(lines: Iterable[str]) -> bool:

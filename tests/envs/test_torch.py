@@ -70,7 +70,9 @@ def test_it_is_found_among_the_dependencies_and_only_then_asked_for(world: Inter
     assert versions(["torch==2.9.0+cpu"]) == {"torch": "2.9.0+cpu"}
 
 
-@pytest.mark.parametrize("way", ["line", "variable", "backend", "configuration", "pip", "find-links", "extra"])
+@pytest.mark.parametrize(
+    "way", ["line", "variable", "backend", "configuration", "pip", "pip's extra", "find-links", "extra"]
+)
 def test_the_users_own_index_wins(way: str, world: Internet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     reqs = ["torch"]
@@ -87,10 +89,13 @@ def test_the_users_own_index_wins(way: str, world: Internet, tmp_path: Path, mon
         (tmp_path / "uv.toml").write_text('[pip]\ntorch-backend = "cu118"\n')
     elif way == "pip":
         monkeypatch.setenv("PIP_INDEX_URL", url)
+    elif way == "pip's extra":
+        monkeypatch.setenv("PIP_EXTRA_INDEX_URL", url)
     else:
         wheel(tmp_path / "own", "torch", "2.9.0+cu118")
         reqs.append(f"--find-links {tmp_path / 'own'}")
     assert versions(reqs) == {"torch": "2.9.0+cu118"}
+    assert versions(["torch==2.9.0+cu118", *reqs[1:]]) == {"torch": "2.9.0+cu118"}
     assert {path.split("/")[2] for path in world.asked_of(TORCH)} <= {"cu118"}
 
 
