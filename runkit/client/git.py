@@ -28,9 +28,9 @@ from runkit.client.set_up import current
 from runkit.errors import DiskFull, FetchFailed, InstallFailed, LoginRefused, ResolutionFailed, UsageError
 from runkit.model.digest import digest
 from runkit.model.git_package import GitPackage
-from runkit.model.package import without_credentials
 from runkit.model.passed_on import environment, keep_out
 from runkit.model.providers import PROVIDERS
+from runkit.model.urls import without_credentials
 from runkit.wire import places
 from runkit.wire.installers import failure_kind
 

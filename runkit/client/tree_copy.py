@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from runkit.client import listing
 from runkit.client.manifest import Entry, max_root_bytes
+from runkit.model import listing
 from runkit.model.passed_on import environment
 from runkit.wire import places
 

@@ -32,8 +32,8 @@ from runkit.client.wheels import WheelStore
 from runkit.errors import BuildFailed, UsageError
 from runkit.model.digest import digest
 from runkit.model.git_package import GitPackage
-from runkit.model.package import without_credentials
 from runkit.model.requirements import GIT, TREE, Requirements
+from runkit.model.urls import without_credentials
 from runkit.wire.installers import failure_kind
 
 if sys.version_info >= (3, 11):

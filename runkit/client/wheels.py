@@ -27,7 +27,7 @@ from runkit.client.set_up import current, together
 from runkit.client.uvtool import explanation, run_uv
 from runkit.errors import BuildFailed, DiskFull, FetchFailed, InstallFailed, LoginRefused, RunkitError
 from runkit.model.digest import file_digest
-from runkit.model.package import without_credentials
+from runkit.model.urls import without_credentials
 from runkit.wire.installers import failure_kind, is_disk_full
 
 PARALLEL = 6
@@ -173,13 +173,15 @@ class WheelStore:
 
     def _open(self, url: str) -> Any:
         """Open a URL as the user would: their certificates (SSL_CERT_FILE), proxies, and logins."""
-        parts = urlsplit(url)
+        parts = urlsplit(self.logins.whole(url))
         request = urllib.request.Request(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
         if login := self.logins.find(url):
             token = base64.b64encode(f"{login[0]}:{login[1]}".encode()).decode()
             # Unredirected: an index that redirects to a file store must not pass the password on.
             request.add_unredirected_header("Authorization", f"Basic {token}")
-        return urllib.request.urlopen(request, timeout=current().left(_TIMEOUT_S))
+        left = current().left(_TIMEOUT_S)
+        # With a context, the proxies that are set now count, not those of the first call.
+        return urllib.request.urlopen(request, timeout=left, context=self.logins.tls(url))
 
     def _ready(self) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -17,11 +17,12 @@ from runkit.model.digest import digest
 from runkit.model.dotenv import read_dotenv
 from runkit.model.git_package import GitPackage
 from runkit.model.mistakes import plainly
-from runkit.model.package import Package, anchored, without_credentials
+from runkit.model.package import Package, anchored
 from runkit.model.package_sync import PackageSync, as_package_sync
 from runkit.model.requirements import Requirements
 from runkit.model.resources import check_compute
 from runkit.model.secret import Secret, as_secrets, merged
+from runkit.model.urls import without_credentials
 from runkit.wire.names import DEFAULT_ENV, check_name
 
 OLDEST_PYTHON = (3, 9)
@@ -86,7 +87,7 @@ class Env:
     def requirements(self, requirements_files: Sequence[str | Path] = ()) -> Requirements:
         """What the env's `reqs` and these requirements files (of synced roots) ask for, as they are now."""
         asked = (*(self.conda.pip if self.conda else ()), *(one for one in self.reqs if not _is_conda(one)))
-        return requirements.read(asked, requirements_files)
+        return requirements.read(asked, requirements_files, self.python)
 
     def conda_packages(self) -> CondaSpec | None:
         """The conda environment it lives in, with the conda packages among `reqs`; None for a venv."""

@@ -78,7 +78,7 @@ def test_paths_are_folders_files_or_requirements(here: Path, monkeypatch: pytest
         ("./notes.txt", "reqs:./notes.txt"),
         ("hg+https://example.org/x", "only those from git"),
         ("x @ svn+ssh://me@example.org/x", "only those from git"),
-        ("conda:", "names no conda package"),
+        ("conda:", "names no package"),
     ],
 )
 def test_a_bad_package_is_refused_at_once(here: Path, text: str, said: str) -> None:

@@ -13,8 +13,8 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from runkit.client import gitignore
 from runkit.errors import RootError
+from runkit.model import gitignore
 from runkit.model.passed_on import environment
 
 # What `git rev-parse --local-env-vars` names: inside a git hook these point to another repository.
