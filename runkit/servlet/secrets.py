@@ -223,8 +223,9 @@ def remove_all(runtime: Path) -> None:
     """Remove the files of all secrets of a server that has no env any more."""
     path = runtime / "secrets"
     if path.is_symlink():
-        shutil.rmtree(os.readlink(path), ignore_errors=True)
-        path.unlink()
+        target = os.readlink(path)
+        path.unlink()  # first: a link that another env makes meanwhile leads to a folder of its own
+        shutil.rmtree(target, ignore_errors=True)
     else:
         shutil.rmtree(path, ignore_errors=True)
 
