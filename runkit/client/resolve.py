@@ -87,7 +87,11 @@ def resolve(
         with trees or Trees(requirements, target, WheelStore(places.home() / "wheels"), cwd) as offered:
             kept_versions = () if upgrade else prefer
             lock, said = _compile(requirements, target, Path(cwd), kept_versions, upgrade, offered, options, backend)
-            portable = all(offered.is_portable(package.artifact) for package in lock.packages)
+            portable = all(
+                offered.is_portable(one.artifact)
+                and (one.artifact.url or one.artifact.tree or _is_named(one, requirements))
+                for one in lock.packages
+            )
         if kept and portable:
             kept.parent.mkdir(parents=True, exist_ok=True)
             partial = kept.with_suffix(f".{os.urandom(8).hex()}.partial")
@@ -106,6 +110,11 @@ def _cached(path: Path) -> tuple[Lock, list[str]] | None:
         return Lock.from_json(content["lock"]), list(content["warnings"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _is_named(package: Locked, requirements: Requirements) -> bool:
+    """Whether the requirements say where the file lies; those of an index in a folder do not, and a kept lock has no paths."""
+    return package.artifact.sha256 in requirements.files
 
 
 def _with_local_files(lock: Lock, requirements: Requirements) -> Lock:
