@@ -47,6 +47,7 @@ class Logins:
         self._always: dict[tuple[str, str], str] = {}
         self._whole: dict[str, str] = {}
         texts, configurations = [expanded(text) for text in texts], list(configurations)
+        self.lines = texts
         for text in texts:
             for url in _WHOLE.findall(text):
                 self._whole[without_credentials(url).partition("#")[0]] = url

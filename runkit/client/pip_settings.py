@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from runkit.errors import UsageError
+from runkit.model.urls import expanded
 
 _READ = ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "cert", "keyring-provider")
 _SECTIONS = ("global", "install")  # an env is installed; `[install]` is more particular
 
+_INDEX_LINE = re.compile(r"(--index-url|-i|--extra-index-url|--find-links|-f)(?:\s*=\s*|\s+)(\S+)")
+_BY_LINE = {
+    "--index-url": "UV_DEFAULT_INDEX",
+    "-i": "UV_DEFAULT_INDEX",
+    "--extra-index-url": "UV_EXTRA_INDEX_URL",
+    "--find-links": "UV_FIND_LINKS",
+    "-f": "UV_FIND_LINKS",
+}
 _OWN = {
     "index-url": (("UV_DEFAULT_INDEX", "UV_INDEX_URL"), ("index-url",)),
     "extra-index-url": (("UV_INDEX", "UV_EXTRA_INDEX_URL"), ("extra-index-url",)),
@@ -87,6 +97,30 @@ def for_uv(
         made["UV_KEYRING_PROVIDER"] = "subprocess"
     no_index = left.get("no-index", "").lower() in ("1", "true", "yes", "on", "y", "t")
     return made, ["--no-index"] if no_index else []
+
+
+def of_lines(lines: Iterable[str], environment: Mapping[str, str] | None = None) -> tuple[dict[str, str], list[str]]:
+    """What tells uv the indexes that requirement lines name, where it does not read these lines: variables, and options."""
+    variables = os.environ if environment is None else environment
+    found: dict[str, list[str]] = {}
+    options: list[str] = []
+    for line in lines:
+        if line == "--no-index":
+            options = ["--no-index"]
+        elif named := _INDEX_LINE.fullmatch(expanded(line)):
+            found.setdefault(_BY_LINE[named[1]], []).append(named[2])
+    made = {name: ("," if name == "UV_FIND_LINKS" else " ").join(values) for name, values in found.items()}
+    for name in ("UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"):
+        if name in made and variables.get(name):
+            made[name] += ("," if name == "UV_FIND_LINKS" else " ") + variables[name]
+    return {
+        name: value for name, value in made.items() if name != "UV_DEFAULT_INDEX" or not _has_default(variables)
+    }, options
+
+
+def _has_default(variables: Mapping[str, str]) -> bool:
+    """Whether a variable names the default index: uv takes that one first."""
+    return bool(variables.get("UV_DEFAULT_INDEX") or variables.get("UV_INDEX_URL"))
 
 
 def _own(configurations: Iterable[Mapping[str, Any]], variables: Mapping[str, str]) -> set[str]:

@@ -96,7 +96,7 @@ def build(
         shown = shown or str(tree_path)
         progress({"phase": f"build {shown.partition('@')[0].rpartition('/')[2].removesuffix('.git')}"})
         with tree_copy.copied(tree_path) as copy, TemporaryDirectory(prefix="built-", dir=tree_copy.builds()) as out:
-            made = _make(copy, Path(out), target, cwd, shown)
+            made = _make(copy, Path(out), target, cwd, shown, store.logins.lines)
             built = replace(store.add(made), tree=tree)
         note = places[0] if made.name.endswith("-none-any.whl") else places[1]
         partial = note.with_suffix(f".{os.urandom(8).hex()}.partial")
@@ -105,14 +105,14 @@ def build(
         return built
 
 
-def _make(copy: Path, out: Path, target: Platform, cwd: str | Path, shown: str) -> Path:
+def _make(copy: Path, out: Path, target: Platform, cwd: str | Path, shown: str, lines: Sequence[str]) -> Path:
     """The wheel of a copied tree, if it fits the target; else its source distribution."""
-    made, said = _run_build("--wheel", copy, out, cwd)
+    made, said = _run_build("--wheel", copy, out, cwd, lines)
     if made is None and target.is_this_python:
         raise failure_kind(said, BuildFailed)(f"{shown} could not be built:\n{said}", said)
     if made and (made.name.endswith("-none-any.whl") or (target.is_this_python and target.best([made.name]))):
         return made
-    source, why = _run_build("--sdist", copy, out, cwd)
+    source, why = _run_build("--sdist", copy, out, cwd, lines)
     if source is None:
         what = f"Python {target.python} on Linux {target.machine}"
         raise BuildFailed(
@@ -123,11 +123,12 @@ def _make(copy: Path, out: Path, target: Platform, cwd: str | Path, shown: str) 
     return source
 
 
-def _run_build(kind: str, copy: Path, out: Path, cwd: str | Path) -> tuple[Path | None, str]:
+def _run_build(kind: str, copy: Path, out: Path, cwd: str | Path, lines: Sequence[str]) -> tuple[Path | None, str]:
     # A tree without a repository must not find one around runkit's own folder.
     variables = {"GIT_CEILING_DIRECTORIES": os.path.realpath(tree_copy.builds())}
     variables["SOURCE_DATE_EPOCH"] = os.environ.get("SOURCE_DATE_EPOCH", _EPOCH)
-    done = run_uv(["build", kind, "--python", sys.executable, "--out-dir", str(out), str(copy)], cwd=cwd, env=variables)
+    command = ["build", kind, "--python", sys.executable, "--out-dir", str(out), str(copy)]
+    done = run_uv(command, cwd=cwd, env=variables, lines=lines)
     found = [path for path in out.iterdir() if path.name.endswith(".whl" if kind == "--wheel" else ".tar.gz")]
     said = without_credentials("\n".join(explanation(done.stderr).splitlines()[-_LAST_LINES:]))
     return (found[0] if found and not done.returncode else None), said

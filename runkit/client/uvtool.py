@@ -88,6 +88,10 @@ def run_uv(
     of_pip, options = pip_settings.for_uv([content for _, content in configurations(cwd or ".")], lines)
     if resolving or arguments[0] == "build":
         arguments += options
+    if arguments[0] == "build":  # what it builds with comes from where the requirements do
+        of_lines, options = pip_settings.of_lines(lines, {**variables, **of_pip})
+        arguments += options
+        of_pip.update(of_lines)
     report, telling = current(), True
 
     def hear(line: str) -> None:

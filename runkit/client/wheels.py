@@ -104,7 +104,8 @@ class WheelStore:
             return Artifact(kept.filename, kept.sha256, None, str(path), path.stat().st_size)
         assert source.path is not None  # fetch gives a path
         with tempfile.TemporaryDirectory(prefix="build-", dir=self._ready()) as out:
-            done = run_uv(["build", "--wheel", "--python", sys.executable, "--out-dir", out, source.path], cwd=cwd)
+            command = ["build", "--wheel", "--python", sys.executable, "--out-dir", out, source.path]
+            done = run_uv(command, cwd=cwd, lines=self.logins.lines)
             wheels = list(Path(out).glob("*.whl"))
             if done.returncode or not wheels:
                 if not target.is_this_python:

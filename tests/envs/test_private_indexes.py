@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from host import Host
 from internet import internet
-from packages import Index, index, wheel
+from packages import BACKEND, Index, index, wheel
 
 from runkit.client.deploy import Deployer
 from runkit.client.pip_settings import pip_settings
@@ -265,3 +266,32 @@ def test_a_change_of_pip_s_index_is_a_change_and_of_its_password_is_not(
     assert first != before
     monkeypatch.setenv("PIP_INDEX_URL", "https://me:two@example.org/simple")
     assert index_settings(tmp_path) == first
+
+
+@pytest.mark.parametrize("way", ["line", "pip", "folder"])
+def test_what_a_build_needs_comes_from_the_index_of_the_requirements(
+    way: str, private: Index, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backend of a source distribution is only there; PyPI is not asked."""
+    code = BACKEND.format(name="medlar", version="1.0", requires=[], tag="py3-none-any", broken=False, body="")
+    private.add(wheel(tmp_path / "files", "oven", "1.0", body=code))
+    project = tmp_path / "medlar-1.0"
+    project.mkdir()
+    (project / "pyproject.toml").write_text('[build-system]\nrequires = ["oven"]\nbuild-backend = "oven"\n')
+    (project / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: medlar\nVersion: 1.0\n")
+    archive = tmp_path / "files" / "medlar-1.0.tar.gz"
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(project, project.name)
+    (tmp_path / "private-index" / "simple" / "medlar" / "medlar-1.0-py3-none-any.whl").unlink()
+    (tmp_path / "private-index" / "simple" / "medlar" / "index.html").unlink()
+    private.add(archive)
+    reqs = ["medlar"]
+    if way == "line":
+        reqs.append(f"--index-url {private.with_login()}")
+    elif way == "pip":
+        monkeypatch.setenv("PIP_INDEX_URL", private.with_login())
+    else:
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        reqs.append(f"--find-links {tmp_path / 'files'}")
+        (tmp_path / "files" / "medlar-1.0-py3-none-any.whl").unlink()
+    send(host, tmp_path / "client", reqs)
