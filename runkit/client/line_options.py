@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from packaging.utils import canonicalize_name
 
@@ -29,15 +29,20 @@ def without_options(lines: Iterable[str]) -> tuple[list[str], list[str]]:
     return left, options
 
 
-def pins(requirements: Requirements) -> dict[str, set[str]]:
+def pins(requirements: Requirements, remote: Sequence[str] = ()) -> dict[str, set[str]]:
     """The SHA-256 hashes that `--hash` and `#sha256=` allow, by package.
+
+    Args:
+        requirements: with their lines and constraints.
+        remote: the lines of files that these name by URL.
 
     Raises:
         UsageError: a hash cannot be checked: it is of another kind, or it is not clear of which package.
     """
     found: dict[str, set[str]] = {}
     origins = [*requirements.origins, *("your constraints" for _ in requirements.constraints)]
-    for line, origin in zip([*requirements.lines, *requirements.constraints], origins, strict=True):
+    origins += ["a requirements file named by its URL"] * len(remote)
+    for line, origin in zip([*requirements.lines, *requirements.constraints, *remote], origins, strict=True):
         hashes = _HASH.findall(line)
         known = {value.lower() for kind, value in hashes if kind == "sha256"}
         known |= {value.lower() for value in _FRAGMENT.findall(line)}

@@ -24,10 +24,12 @@ from runkit.client import line_options, torch
 from runkit.client.git_requirements import installs
 from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact, Lock, Locked, quoted, version_of
+from runkit.client.logins import Logins
+from runkit.client.remote_lines import RemoteLines
 from runkit.client.set_up import current
 from runkit.client.trees import Trees
 from runkit.client.unsolved import unsolved
-from runkit.client.uvtool import explanation, index_settings, run_uv, warnings
+from runkit.client.uvtool import configurations, explanation, index_settings, run_uv, warnings
 from runkit.client.wheels import WheelStore
 from runkit.errors import ResolutionFailed, UsageError
 from runkit.model.digest import digest
@@ -148,6 +150,10 @@ def _compile(
         ]
         wanted.touch(0o600)  # an index URL in it may carry a password
         given, stated = line_options.without_options(lines)
+        logins = Logins(lines, [content for _, content in configurations(cwd)])
+        remote = RemoteLines(Path(folder), WheelStore(places.home() / "wheels", logins).read)
+        given = [remote.local(line) for line in given]
+        stated += remote.options
         wanted.write_text("\n".join(given) + "\n", encoding="utf-8")
         if requirements.constraints:
             limits.touch(0o600)
@@ -167,7 +173,7 @@ def _compile(
             further = ["--torch-backend", of_torch[0]] if of_torch else []
             driver = {"UV_CUDA_DRIVER_VERSION": of_torch[1]} if of_torch and of_torch[1] else {}
             with trees.answering() as variables:
-                done = run_uv(arguments + further, cwd=cwd, env={**variables, **driver}, lines=lines)
+                done = run_uv(arguments + further, cwd=cwd, env={**variables, **driver}, lines=[*lines, *remote.lines])
             if done.returncode:
                 said = in_words(explanation(done.stderr)) + torch.hint(of_torch)
                 where = f"Python {target.python} on Linux {target.machine}"
@@ -176,20 +182,20 @@ def _compile(
             return tomllib.loads(out.read_text(encoding="utf-8"))
 
         def in_words(said: str) -> str:
-            said = _in_the_users_words(said, str(wanted), lines, requirements)
+            said = remote.in_words(_in_the_users_words(said, str(wanted), lines, requirements))
             return without_credentials(said.replace(str(limits), "your constraints"))
 
         warned: dict[str, None] = {}
-        backend = None if torch.names_own_index(lines) else backend
+        backend = None if torch.names_own_index([*lines, *remote.lines]) else backend
         try:
             content = solved()
         except ResolutionFailed:
-            if not backend or not torch.wants_build(lines):
+            if not backend or not torch.wants_build([*lines, *remote.lines]):
                 raise
             content = solved(backend)
         if backend and torch.from_pypi(content.get("packages", [])):
             content = solved(backend)
-        return _read(content, target, out.parent, requirements, trees), list(warned)
+        return _read(content, target, out.parent, requirements, trees, remote.lines), list(warned)
 
 
 def _preferences(prefer: Sequence[Sequence[str]]) -> str:
@@ -230,8 +236,15 @@ def _in_the_users_words(said: str, path: str, lines: Sequence[str], requirements
     return said.replace(path, "the requirements")
 
 
-def _read(content: Mapping[str, Any], target: Platform, folder: Path, requirements: Requirements, trees: Trees) -> Lock:
-    pins, packages = line_options.pins(requirements), []
+def _read(
+    content: Mapping[str, Any],
+    target: Platform,
+    folder: Path,
+    requirements: Requirements,
+    trees: Trees,
+    remote: Sequence[str],
+) -> Lock:
+    pins, packages = line_options.pins(requirements, remote), []
     for package in content.get("packages", []):
         name, version = canonicalize_name(package["name"]), package.get("version", "")
         if (tree := trees.artifact(package, folder)) is not None:
@@ -251,7 +264,7 @@ def _read(content: Mapping[str, Any], target: Platform, folder: Path, requiremen
             )
         packages.append(Locked(name, version_of(artifact, version), artifact))
     bare = [p.name for p in packages if p.name not in pins and p.artifact.sha256 not in requirements.files]
-    if bare and line_options.wants_hashes(requirements.lines):
+    if bare and line_options.wants_hashes([*requirements.lines, *remote]):
         raise ResolutionFailed(f"--require-hashes is given, and these have none: {', '.join(bare)}")
     return Lock(target.python, target.uv_platform, tuple(sorted(packages, key=lambda package: package.name)))
 

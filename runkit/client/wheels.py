@@ -172,6 +172,19 @@ class WheelStore:
             self._place(partial, kept)
         return Artifact(artifact.filename, sha256, artifact.url, str(kept), got)
 
+    def read(self, url: str) -> str:
+        """The text behind a URL.
+
+        Raises:
+            FetchFailed, LoginRefused: it cannot be had.
+        """
+        try:
+            with self._open(url) as answer:
+                text: str = answer.read().decode("utf-8-sig")
+                return text
+        except (OSError, EOFError, http.client.HTTPException, UnicodeDecodeError) as error:
+            raise _kind(error)(f"{without_credentials(url)} cannot be read: {error}") from error
+
     def _open(self, url: str) -> Any:
         """Open a URL as the user would: their certificates (SSL_CERT_FILE), proxies, and logins."""
         parts = urlsplit(self.logins.whole(url))

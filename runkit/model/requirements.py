@@ -152,7 +152,7 @@ class _Reader:
             text = _decoded(path.read_bytes())
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"the requirements file {path} cannot be read: {error}") from error
-        for number, line in _logical_lines(text):
+        for number, line in logical_lines(text):
             self._line(line, path.parent, f"{path}, line {number}", constraint)
 
     def _line(self, line: str, base: Path, origin: str, constraint: bool) -> None:
@@ -323,7 +323,7 @@ def _decoded(data: bytes) -> str:
     return data.decode("utf-8-sig")
 
 
-def _logical_lines(text: str) -> Iterable[tuple[int, str]]:
+def logical_lines(text: str) -> Iterable[tuple[int, str]]:
     """Lines with continuations joined and comments removed, each with its number."""
     joined, start = "", 0
     for number, line in enumerate(text.splitlines(), 1):

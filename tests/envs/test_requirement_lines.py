@@ -15,7 +15,7 @@ from runkit.client.deploy import Deployer
 from runkit.client.host_platform import Platform
 from runkit.client.resolve import resolve
 from runkit.client.set_up import SetUp
-from runkit.errors import ResolutionFailed, UsageError
+from runkit.errors import EnvError, ResolutionFailed, UsageError
 from runkit.model.env import env
 from runkit.model.package import Package
 from runkit.model.urls import without_credentials
@@ -116,6 +116,27 @@ def test_hashes(here: Path, shop: Index, target: Platform, tmp_path: Path) -> No
         locked(f"apple --hash=sha512:{wrong}{wrong}\n", here, target)
     with pytest.raises(ResolutionFailed, match="have none: apple"):
         locked("--require-hashes\napple\n", here, target)
+
+
+def test_files_named_by_url(here: Path, shop: Index, target: Platform, tmp_path: Path) -> None:
+    folder = tmp_path / "index" / "lists"
+    folder.mkdir()
+    url = shop.url.replace("/simple", "/lists")
+    wheel(folder, "quince", "1.0")
+    (folder / "all.txt").write_text("-c limits.txt\n-r more.txt\n./quince-1.0-py3-none-any.whl\n--pre\n")
+    (folder / "limits.txt").write_text("apple<2\n")
+    right = sha(tmp_path / "files" / "apple-1.0-py3-none-any.whl")
+    (folder / "more.txt").write_text(f"apple==1.0 \\\n  --hash=sha256:{right}\n")
+    assert locked(f"-r {url}/all.txt\n", here, target) == [["apple", "1.0"], ["quince", "1.0"]]
+    assert locked(f"-c {url}/limits.txt\napple\n", here, target) == [["apple", "1.0"]]
+    (folder / "more.txt").write_text(f"apple==1.0 --hash=sha256:{'0' * 64}\n")
+    with pytest.raises(ResolutionFailed, match="has a hash that"):
+        locked(f"-r {url}/all.txt\n", here, target)
+    (folder / "more.txt").write_text("apple==7\n")
+    with pytest.raises(ResolutionFailed, match="apple==7"):
+        locked(f"-r {url}/all.txt\n", here, target)
+    with pytest.raises(EnvError, match=r"gone\.txt"):
+        locked(f"-r {url}/gone.txt?token=hunter2\n", here, target)
 
 
 def test_paths_are_what_uv_takes_for_paths(here: Path, shop: Index, target: Platform) -> None:
