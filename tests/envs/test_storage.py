@@ -133,6 +133,7 @@ def test_a_wrong_login_a_missing_bucket_and_a_dead_service_are_told_apart(
     gone = f"s3://bucket/quince/{'0' * 64}/quince-1.0-py3-none-any.whl"
     with pytest.raises(ResolutionFailed, match="no such file"):
         env(reqs=[gone]).requirements()
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(LoginRefused) as caught:
         package.to("s3://bucket/x")
