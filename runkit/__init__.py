@@ -30,6 +30,7 @@ _PLACES = {
     "conda_env": "runkit.model.env",
     "CondaEnv": "runkit.model.env",
     "Package": "runkit.model.package",
+    "package": "runkit.model.package",
     "GitPackage": "runkit.model.git_package",
     "Secret": "runkit.model.secret",
     "PackageSync": "runkit.model.package_sync",
@@ -55,6 +56,7 @@ __all__ = [
     "function",
     "here",
     "module",
+    "package",
 ]
 
 TYPE_CHECKING = False
@@ -69,7 +71,7 @@ if TYPE_CHECKING:
     from runkit.client.remote import RemoteObject, fetch
     from runkit.model.env import CondaEnv, Env, conda_env, env
     from runkit.model.git_package import GitPackage
-    from runkit.model.package import Package
+    from runkit.model.package import Package, package
     from runkit.model.package_sync import PackageSync
     from runkit.model.secret import Secret
 

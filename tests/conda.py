@@ -34,6 +34,9 @@ from runkit.errors import InterpreterNotFound
 
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
 KEPT = Path(__file__).resolve().parents[1] / "build" / "conda-channel"
+PYTHONS = ("3.12", "3.13", "3.10", "3.14", "3.11")
+"""What the channel has one of: another than the one that runs here, if the machine has it or can fetch it."""
+
 PLACEHOLDER = ("/opt/placeholder" + "_placehold" * 30)[:255]
 SUBDIR = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}[platform.machine()]
 
@@ -49,7 +52,6 @@ class Channel:
     python: str
     url: str = ""
     requests: list[str] = field(default_factory=list)
-    token: str = ""
 
     @property
     def minor(self) -> str:
@@ -70,15 +72,13 @@ class Channel:
 
 
 @contextmanager
-def channel(folder: Path, token: str = "") -> Iterator[Channel]:
-    """Serve a channel of its own out of `folder`; with a token only below `/t/<token>/`."""
-    python = _made()
-    shutil.copytree(python, folder, copy_function=_link)
+def channel(folder: Path, below: str = "", python: str | None = None) -> Iterator[Channel]:
+    """Serve a channel of its own out of `folder`, at the path `below`, with that Python if it is to be a certain one."""
+    shutil.copytree(_made(python), folder, copy_function=_link)
     (record,) = (
         json.loads(folder.joinpath(SUBDIR, "repodata.json").read_text())["packages"][one] for one in _pythons(folder)
     )
-    made = Channel(folder, record["version"], token=token)
-    top = f"/t/{token}" if token else ""
+    made = Channel(folder, record["version"])
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -89,10 +89,10 @@ def channel(folder: Path, token: str = "") -> Iterator[Channel]:
 
         def _answer(self, serve: Any) -> None:
             made.requests.append(f"{self.command} {self.path}")
-            if not self.path.startswith(f"{top}/"):
+            if not self.path.startswith(f"{below}/"):
                 self.send_error(403)
                 return
-            self.path = self.path.removeprefix(top)
+            self.path = self.path.removeprefix(below)
             del self.headers["If-Modified-Since"]  # a file that was replaced within the same second is another one
             with suppress(ConnectionError):  # whoever only wanted to know whether it is there has gone
                 serve()
@@ -101,7 +101,7 @@ def channel(folder: Path, token: str = "") -> Iterator[Channel]:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
-    made.url = f"http://127.0.0.1:{server.server_port}{top}"
+    made.url = f"http://127.0.0.1:{server.server_port}{below}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield made
@@ -122,22 +122,22 @@ def _pythons(folder: Path) -> list[str]:
     return [path.name for path in folder.glob(f"{SUBDIR}/python-*.tar.bz2")]
 
 
-def _made() -> Path:
+def _made(python: str | None) -> Path:
     """The channel's content, made once on this machine: it takes some seconds."""
-    made_of = hashlib.sha256(Path(__file__).read_bytes() + sys.version.encode()).hexdigest()[:16]
+    made_of = hashlib.sha256(Path(__file__).read_bytes() + f"{python} {sys.version}".encode()).hexdigest()[:16]
     kept = KEPT / made_of
     KEPT.mkdir(parents=True, exist_ok=True)
     with open(KEPT / f"{made_of}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
             partial = Path(tempfile.mkdtemp(dir=KEPT))
-            _fill(partial)
+            _fill(partial, python)
             partial.replace(kept)
     return kept
 
 
-def _fill(folder: Path) -> None:
-    packed = _interpreter()
+def _fill(folder: Path, python: str | None) -> None:
+    packed = _interpreter([python] if python else [*(one for one in PYTHONS if one != HERE), HERE])
     minor = ".".join(packed.version.split(".")[:2])
     payload: Payload = {}
     with tarfile.open(packed.path) as tree:
@@ -156,13 +156,13 @@ def _fill(folder: Path) -> None:
             folder,
             "orchard",
             version,
-            _module("orchard", version),
+            module("orchard", version),
             noarch="python",
             depends=["python >=3.9"],
             entry="orchard",
         )
-    _package(folder, "basket", "1.0", _module("basket", "1.0"), noarch="python", depends=["python", "orchard >=2"])
-    _package(folder, "gpu", "1.0", _module("gpu", "1.0"), noarch="python", depends=["python", "__cuda >=11"])
+    _package(folder, "basket", "1.0", module("basket", "1.0"), noarch="python", depends=["python", "orchard >=2"])
+    _package(folder, "gpu", "1.0", module("gpu", "1.0"), noarch="python", depends=["python", "__cuda >=11"])
     place = PLACEHOLDER.encode()
     press: Payload = {
         "share/press/prefix.txt": (b"prefix=" + place + b"\n", "", 0o644),
@@ -177,19 +177,19 @@ def _fill(folder: Path) -> None:
     _index(folder)
 
 
-def _interpreter() -> interpreter.Packed:
-    """Another Python than this one if the machine has one or can fetch one, else this one."""
-    glibc = tuple(int(part) for part in platform.libc_ver()[1].split(".")[:2])
-    for version in ("3.12", "3.13", "3.10", "3.14", "3.11"):
-        if version != HERE:
-            try:
-                return interpreter.pack(version, Platform(platform.machine(), glibc, version), KEPT / "pythons")  # type: ignore[arg-type]
-            except InterpreterNotFound:
-                continue
-    return interpreter.pack(HERE, Platform(platform.machine(), glibc, HERE), KEPT / "pythons")  # type: ignore[arg-type]
+def _interpreter(versions: list[str]) -> interpreter.Packed:
+    """The first of these that the machine has or can fetch."""
+    major, minor = platform.libc_ver()[1].split(".")[:2]
+    for version in versions:
+        with suppress(InterpreterNotFound):
+            return interpreter.pack(
+                version, Platform(platform.machine(), (int(major), int(minor)), version), KEPT / "pythons"
+            )
+    raise InterpreterNotFound(f"there is no Python {' or '.join(versions)} to make a conda package of")
 
 
-def _module(name: str, version: str) -> Payload:
+def module(name: str, version: str) -> Payload:
+    """The files of a Python package with one module."""
     info = f"site-packages/{name}-{version}.dist-info"
     body = f"__version__ = {version!r}\ndef main():\n    print({name!r}, __version__)\n"
     files = {

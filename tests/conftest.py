@@ -32,7 +32,9 @@ def client_state() -> Iterator[Path]:
         "RUNKIT_HOME": folder / "home",
         "RUNKIT_RUNTIME_DIR": folder / "run",
         "RUNKIT_KNOWN_HOSTS": folder / "known_hosts",
+        "PIP_CONFIG_FILE": os.devnull,  # the machine's own indexes steer no test
     }
+    settings |= dict.fromkeys(("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"), "")
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update({name: str(value) for name, value in settings.items()})
     yield folder

@@ -143,3 +143,30 @@ def serve(folder: Path, kind: str = "smart", password: str | None = None) -> Ite
     finally:
         server.shutdown()
         server.server_close()
+
+
+_BACKEND = """
+import os, zipfile
+def metadata():
+    return "Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n"
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    info = "{name}-{version}.dist-info"
+    with zipfile.ZipFile(os.path.join(folder, "{name}-{version}-py3-none-any.whl"), "w") as wheel:
+        wheel.write("{name}.py")
+        wheel.writestr(info + "/METADATA", metadata())
+        wheel.writestr(info + "/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(info + "/RECORD", "")
+    return "{name}-{version}-py3-none-any.whl"
+"""
+
+
+def package(name: str, version: str, below: str = "") -> dict[str, str]:
+    """The files of a package with one module, whose build needs nothing from an index; `below` is the folder it is in."""
+    stated = f'[project]\nname = "{name}"\nversion = "{version}"\n'
+    system = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    backend = _BACKEND.replace("{name}", name).replace("{version}", version)
+    return {
+        f"{below}pyproject.toml": stated + system,
+        f"{below}backend.py": backend,
+        f"{below}{name}.py": f"__version__ = {version!r}\n",
+    }

@@ -18,8 +18,9 @@ from runkit.client.api import Api
 from runkit.client.asked import SyncedRoot
 from runkit.client.deploy import Deployed, Deployer
 from runkit.client.manifest import scan
-from runkit.client.mirroring import bring, own_roots
+from runkit.client.mirroring import bring, has_checkouts, own_roots, with_checkouts
 from runkit.client.progress import Report
+from runkit.client.secrets import gather
 from runkit.client.set_up import SetUp
 from runkit.errors import RunkitError, ServerError
 from runkit.model.env import Env
@@ -46,15 +47,19 @@ def apply(env: Env, port: int, progress: Report = lambda event: None) -> Deploye
     api = Api(lambda: socket.create_connection(("127.0.0.1", port)), token)
     try:
         with SetUp(DEFAULT_ENV, env.install_timeout, progress) as set_up:
+            secrets = gather(env.secrets)
+            env, checkouts = with_checkouts(env, set_up) if has_checkouts(env) else (env, [])
             roots, working_dir = own_roots(env)
+            roots += checkouts
             scanned = {root.id: (root, scan(root)) for root in roots}
-            return Deployer(api, api.json("GET", "/v1/status")).send(
+            return Deployer(api, api.json("GET", "/v1/status"), token=token).send(
                 env,
                 [SyncedRoot(root.id, found.digest, str(root.path), root.paths) for root, found in scanned.values()],
                 working_dir=working_dir,
                 sync=lambda one: bring(api, *scanned[one.id], set_up),
                 progress=set_up,
                 default=True,
+                secrets=secrets,
             )
     finally:
         api.close()
@@ -72,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         env = read_env(given.file)
         if given.check:
+            gather(env.secrets)
             _print({"read": str(given.file)})
             return 0
         deployed = apply(env, given.port, _say)

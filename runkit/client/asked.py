@@ -23,6 +23,7 @@ from runkit.model import requirements
 from runkit.model.env import Env
 from runkit.model.env_request import EnvRequest, merge
 from runkit.model.requirements import FILE, Requirements
+from runkit.model.urls import without_credentials
 from runkit.wire.names import DEFAULT_ENV
 
 
@@ -59,6 +60,7 @@ class Asker:
         self._ray = ray
         self._home = home
         self._specs: dict[str, dict[str, Any]] = {}
+        self._as_written: dict[str, str] = {}  # by the stored form of a line: as it was here last, with its login
 
     def request(
         self,
@@ -80,6 +82,7 @@ class Asker:
         wanted = env.requirements(files)
         git = Git(wanted.gits.values(), progress)
         wanted = pinned(wanted, git)
+        self._as_written |= {without_credentials(line): line for line in (*wanted.lines, *wanted.constraints)}
         for note in (*wanted.notes, *(env.conda.notes if env.conda else ())):
             progress({"warning": note})
         request = EnvRequest(
@@ -93,7 +96,7 @@ class Asker:
             compute=env.compute,
             secrets=secrets,
             working_dir=working_dir if env.working_dir else None,
-            indexes=index_settings(env.folder),
+            indexes=index_settings(env.folder, wanted),
             sync=env.package_sync.level if env.package_sync else "",
             folders=tuple(root.id for root in roots if root.always),
             conda=conda.request(env),
@@ -132,7 +135,8 @@ class Asker:
             )
         # Its Ray is that of the server that made it; this one's may be another.
         others = tuple(line for line in kept.lines if not line.startswith("ray=="))
-        before = Requirements(others, kept.constraints, files=self._files(others))
+        kept_limits = self._with_logins(kept.constraints)
+        before = Requirements(self._with_logins(others), kept_limits, files=self._files(others))
         installed: dict[str, str] = {canonicalize_name(name): version for name, version in spec.get("packages", [])}
         return self._with_ray(merge(before, wanted, installed)), request.on_top_of(kept)
 
@@ -152,9 +156,9 @@ class Asker:
         lines = dict(zip(wanted.lines, wanted.origins, strict=True))
         for name, asked in kept.items():
             if name not in here:
-                for line in asked["lines"]:
+                for line in self._with_logins(asked["lines"]):
                     lines.setdefault(line, asked["file"])
-        constraints = (line for asked in kept.values() for line in asked["constraints"])
+        constraints = (line for asked in kept.values() for line in self._with_logins(asked["constraints"]))
         wanted = replace(
             wanted,
             lines=tuple(lines),
@@ -163,6 +167,10 @@ class Asker:
             files={**self._files(lines), **wanted.files},
         )
         return wanted, replace(request, of_roots=kept)
+
+    def _with_logins(self, lines: Iterable[str]) -> tuple[str, ...]:
+        """Stored lines as this session knows them: their users' names and passwords are not on the host."""
+        return tuple(self._as_written.get(line, line) for line in lines)
 
     def _files(self, lines: Iterable[str]) -> dict[str, str]:
         """Where the files lie that lines of an earlier request name by their content, as far as this machine has them."""

@@ -23,7 +23,6 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from runkit.errors import RunkitError, UsageError
-from runkit.model.git_package import GitPackage
 from runkit.model.secret import Secret
 from runkit.wire import places
 
@@ -49,13 +48,6 @@ class Login:
     origin: Origin
     username: str | None
     token: Secret
-
-    @classmethod
-    def of(cls, package: GitPackage) -> Login | None:
-        """The login that a package names; None if it names none."""
-        if package.token is None:
-            return None
-        return cls(origin(package.git_url), package.username, package.token)
 
     @property
     def address(self) -> str:
@@ -120,11 +112,6 @@ class Askpass:
             for form in {value, quote(value, safe=""), quote(value)}:
                 text = text.replace(form, "***")
         return text
-
-    def without_variables(self, variables: dict[str, str]) -> dict[str, str]:
-        """An environment without the variables that the tokens are read from: programs it is given to show it to `ps`."""
-        named = {login.token.env for login in self._logins.values()}
-        return {name: value for name, value in variables.items() if name not in named}
 
     def _open(self, opened: contextlib.ExitStack) -> None:
         # The script lies in a folder of runkit's own, as nothing may be run from some /tmp; a socket's path has to be short.

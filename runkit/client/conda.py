@@ -122,7 +122,7 @@ class CondaPart:
         elif "copy" in self._asked:
             self._lock = self._copied(subdir)
         else:
-            self._lock = self._solved(subdir, kept.records if kept and not force else ())
+            self._lock = self._solved(subdir, kept.records if kept and not force else (), force)
         return {"version": self._lock.python, "path": None}
 
     def _copied(self, subdir: str) -> CondaLock:
@@ -139,7 +139,7 @@ class CondaPart:
             self._progress({"phase": f"look at the conda environment {self._prefix.name}"})
             reason = self._tool("runkit.client.conda_packing", {"prefix": str(self._prefix)}).get("error", "")
         if not reason:
-            found = {(name, version) for name, version, _, _ in conda_local.distributions(self._prefix)}
+            found = {(name, version) for name, version, _ in conda_local.distributions(self._prefix)}
             packages = [(str(r["name"]), str(r["version"])) for r in conda_local.records(self._prefix)]
             return CondaLock(
                 subdir, version, provided=tuple(sorted(found)), copied=self._asked["copy"], installed=tuple(packages)
@@ -151,11 +151,11 @@ class CondaPart:
         )
         return replace(self._solved(subdir, ()), lines=tuple(conda_local.requested(self._prefix)[2]))
 
-    def _solved(self, subdir: str, locked: Sequence[Mapping[str, Any]]) -> CondaLock:
+    def _solved(self, subdir: str, locked: Sequence[Mapping[str, Any]], fresh: bool = False) -> CondaLock:
         self._progress({"phase": "solve the conda environment"})
         python = None if self._request.python_asked else self._request.python
         where = {"platform": subdir, "virtual": _virtual(self._host)}
-        answer = self._solver({**where, "locked": [*locked], "python": python})
+        answer = self._solver({**where, "locked": [*locked], "python": python, "fresh": fresh})
         for note in answer.get("notes", ()):
             self._progress({"warning": note})
         records = tuple(answer["records"])
@@ -248,7 +248,10 @@ class CondaPart:
         lines = conda_tools.requirement_lines()
         wanted = Requirements(lines, origins=("the conda tools",) * len(lines))
         target = Platform.of_host(self._host, self._host.get("python") or platform.python_version())
-        tool, shipped = shipment.send(resolve(wanted, target, cache=self._home / "locks"), everything)
+        found = resolve(wanted, target, cache=self._home / "locks")
+        if found.sources:
+            raise EnvError(f"{found.sources[0].name}, which installs conda packages, has no wheel for the host")
+        tool, shipped = shipment.send(found, everything)
         return {"files": there, "tools": {"digest": tool.digest[:16], "lock": tool.text(shipped)}}
 
     def _bring(self, lock: CondaLock, shipment: Shipment, everything: bool) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runkit.model.package import without_credentials
+from runkit.model.urls import without_credentials
 
 ALIAS = "https://conda.anaconda.org"
 DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
@@ -28,7 +28,7 @@ def addresses(channels: Sequence[str], condarc: Mapping[str, Any]) -> list[str]:
         channels: as an `environment.yml` writes them; none: those of the user's settings, else conda-forge.
         condarc: the content of the user's `.condarc`; its channels, aliases and mirrors count.
     """
-    named = list(channels) or [one for one in condarc.get("channels") or () if isinstance(one, str)] or [FALLBACK]
+    named = list(channels) or _listed(condarc, "channels") or [FALLBACK]
     found = [address for name in named for address in _expanded(name, condarc)]
     return list(dict.fromkeys(found))
 
@@ -71,19 +71,29 @@ def _expanded(name: str, condarc: Mapping[str, Any]) -> list[str]:
     if name == "nodefaults":
         return []
     if name == "defaults":
-        listed = condarc.get("default_channels")
+        listed = _listed(condarc, "default_channels")
         return [one for part in listed for one in _expanded(part, condarc)] if listed else list(DEFAULTS)
     if "://" in name:
         return [name.rstrip("/")]
     if name.startswith(("/", "./", "../", "~")):
         return [Path(os.path.abspath(Path(name).expanduser())).as_uri()]
-    several = (condarc.get("custom_multichannels") or {}).get(name)
-    if several:
+    if several := _listed(_mapped(condarc, "custom_multichannels"), name):
         return [one for part in several for one in _expanded(part, condarc)]
-    for custom, base in (condarc.get("custom_channels") or {}).items():
+    for custom, base in _mapped(condarc, "custom_channels").items():
         if name == custom or name.startswith(f"{custom}/"):
             return [f"{_absolute(base)}/{name}"]
     return [f"{_absolute(condarc.get('channel_alias') or ALIAS)}/{name}"]
+
+
+def _listed(settings: Mapping[str, Any], name: str) -> list[str]:
+    """A list of texts, which may be written as one text; conda itself says what is wrong with anything else."""
+    value = settings.get(name)
+    return [value] if isinstance(value, str) else [one for one in value or () if isinstance(one, str)]
+
+
+def _mapped(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = settings.get(name)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _absolute(base: str) -> str:

@@ -1,7 +1,8 @@
 """Solves a conda environment with py-rattler; run as a process of its own by `runkit.client.conda_tools`.
 
 Standard input: JSON with `channels`, `specs`, `python` (the minor version to prefer, or null), `platform`, `virtual` packages, `locked`
-records, `priority` and `cache`; or with solved `records` and `cache`. One line of standard output holds the answer.
+records, `priority`, `fresh` (whether the channels are read anew) and `cache`; or with solved `records` and `cache`. One line of standard
+output holds the answer.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ async def _solve(asked: dict[str, Any], specs: list[Any], priority: Any, client:
         gateway = Gateway(
             cache_dir=Path(asked["cache"]) / "repodata",
             client=client,
-            default_config=SourceConfig(sharded_enabled=sharded),
+            default_config=SourceConfig(
+                sharded_enabled=sharded, cache_action="no-cache" if asked.get("fresh") else "cache-or-fetch"
+            ),
         )
         try:
             return await solve(

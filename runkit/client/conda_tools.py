@@ -19,7 +19,7 @@ from runkit.client.uvtool import explanation, run_uv
 from runkit.errors import EnvError, InstallFailed
 from runkit.launch import code
 from runkit.model.digest import digest
-from runkit.model.package import without_credentials
+from runkit.model.urls import without_credentials
 from runkit.wire.installers import failure_kind
 
 REQUIREMENTS = code.PACKAGE / "launch" / "conda-requirements.txt"

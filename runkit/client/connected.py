@@ -14,20 +14,18 @@ from typing import Any, TypeVar
 from runkit.client import env_status, serving
 from runkit.client.env_status import EnvStatus
 from runkit.client.envs import HERE, EnvLike
-from runkit.client.git_requirements import local_checkouts, pinned_env
 from runkit.client.link import Link
 from runkit.client.lock import Lock
-from runkit.client.mirroring import own_roots
+from runkit.client.mirroring import has_checkouts, own_roots, with_checkouts
 from runkit.client.progress import Progress
 from runkit.client.remote import RemoteObject
 from runkit.client.request import python_mismatch
-from runkit.client.roots import Location, Root, root_at
-from runkit.client.secrets import gather
+from runkit.client.roots import Location, Root
+from runkit.client.secrets import Materials, gather
 from runkit.client.session import Session
 from runkit.client.set_up import SetUp
-from runkit.errors import ConnectionLost, EnvError, EnvNotFound, RunkitError
+from runkit.errors import ConnectionLost, EnvError, EnvNotFound, RunkitError, UsageError
 from runkit.model.env import Env, as_env
-from runkit.model.git_package import GitPackage
 from runkit.model.mistakes import plainly
 from runkit.transport import Transport, make_transport
 from runkit.wire import places
@@ -130,6 +128,7 @@ class Connected:
 
         Every other method connects by itself, too.
         """
+        secrets = gather(self.default_env.secrets) if self.default_env is not None else {}
         with self._lock:
             link = self.link
             if (
@@ -139,7 +138,7 @@ class Connected:
                 link.close()
                 self.link  # noqa: B018  (connecting is the effect)
         if self.default_env is not None:
-            self._send(self.default_env, None, default=True)
+            self._send(self.default_env, None, secrets, default=True)
         return self
 
     @plainly
@@ -231,7 +230,7 @@ class Connected:
             path: a file to write it to as well.
 
         Raises:
-            EnvNotFound: the cluster has none of that name.
+            EnvNotFound: the cluster has none of that name. UsageError: it is a conda environment.
 
         Example:
             >>> cluster.env_lock("np_env", "pylock.toml")  # doctest: +SKIP
@@ -240,7 +239,10 @@ class Connected:
         spec = self.link.api.json("GET", f"/v1/envs/{name}/spec")
         if not spec.get("lock"):
             raise EnvError(f"env {name!r} was not resolved by a client: it is as it is on a new cluster")
-        text = Lock.from_json(spec["lock"]).text(kept=places.home() / "wheels")
+        lock = Lock.from_json(spec["lock"])
+        if lock.conda:
+            raise UsageError(f"env {name!r} is a conda environment: a pylock.toml cannot name conda's packages")
+        text = lock.text(kept=places.home() / "wheels")
         if path is not None:
             Path(path).expanduser().write_text(text, encoding="utf-8")
         return text
@@ -318,19 +320,22 @@ class Connected:
             self._folders[code.id] = str(code.path)
         if named is not None:
             return PlacedCode(*self._revived(lambda: self.link.sync_only(named, code)), cluster=self)
+        secrets = gather(wanted.secrets)  # before anything is sent, or the host is set up
         lost: tuple[str, ...] = ()
         if mine is not None and wanted.name is None:
             alone = _asks_nothing(wanted, code)
-            placed = self._revived(lambda: self._send(mine, code, force and alone, default=True))
+            held = gather(mine.secrets)
+            placed = self._revived(lambda: self._send(mine, code, held, force and alone, default=True))
             if alone:
                 return placed
             lost = placed.lost_keys
-        placed = self._revived(lambda: self._send(wanted, code, force))
+        placed = self._revived(lambda: self._send(wanted, code, secrets, force))
         return replace(placed, lost_keys=tuple(dict.fromkeys(lost + placed.lost_keys)))
 
-    def _send(self, env: Env, code: Root | None, force: bool = False, default: bool = False) -> PlacedCode:
+    def _send(
+        self, env: Env, code: Root | None, secrets: Materials, force: bool = False, default: bool = False
+    ) -> PlacedCode:
         env, checkouts = self._with_commits(env)
-        secrets = gather(env.secrets)  # before there is a link: without one of them, nothing is set up
         link = self.link
         replica = link.replica(env, default)
         roots, working_dir = own_roots(env)
@@ -342,11 +347,10 @@ class Connected:
 
     def _with_commits(self, wanted: Env) -> tuple[Env, list[Root]]:
         """The env with its packages from git at the commits they stand for now, and the checkouts to be synced among them."""
-        if not any(isinstance(one, GitPackage) and one.install_method == "local" for one in wanted.reqs):
+        if not has_checkouts(wanted):
             return wanted, []
         with Progress(self.name) as shown, SetUp(wanted.target, wanted.install_timeout, shown) as progress:
-            wanted = pinned_env(wanted, progress)
-            return wanted, [_importable(root_at(folder)) for folder in local_checkouts(wanted, progress)]
+            return with_checkouts(wanted, progress)
 
     def ready_session(self, env: str) -> Session | None:
         """The session with an env's worker if there is one that calls can be sent on at once."""
@@ -392,12 +396,6 @@ class Connected:
     def handle(self, env: str, key: str, type_name: str) -> RemoteObject:
         """A proxy of an object over there."""
         return RemoteObject(self, env, key, type_name)
-
-
-def _importable(root: Root) -> Root:
-    """A checkout's root, with what lies below `src/` importable where that is its layout."""
-    src = root.path / "src"
-    return replace(root, paths=("src", *root.paths)) if src.is_dir() and not (src / "__init__.py").exists() else root
 
 
 @atexit.register

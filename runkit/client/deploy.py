@@ -21,7 +21,7 @@ from runkit.client.lock import Lock
 from runkit.client.logins import Logins
 from runkit.client.progress import Report
 from runkit.client.resolve import resolve
-from runkit.client.secrets import Materials, Packed
+from runkit.client.secrets import Materials, Packed, gather
 from runkit.client.set_up import current
 from runkit.client.ship import Api, Shipment, upload
 from runkit.client.trees import Trees
@@ -149,14 +149,14 @@ class Deployer:
             progress: told what happens.
             default: it is the cluster's default env: it takes the place of the one there, unless that is this one with unnamed
                 envs on top.
-            secrets: what the env's secrets are made of.
+            secrets: what the env's secrets are made of; read now where that was not done before.
             resolve: finds the files of its requirements.
 
         Raises:
             UsageError, ResolutionFailed, InterpreterNotFound, InstallFailed: see there; the env over there is as it was.
         """
         self._progress = progress
-        packed_secrets = Packed(secrets or {}, env.variables(), self._token)
+        packed_secrets = Packed(gather(env.secrets) if secrets is None else secrets, env.variables(), self._token)
         while True:
             wanted, request = self._asker.request(
                 env, roots, working_dir, force, progress, packed_secrets.fingerprints, default

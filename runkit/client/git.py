@@ -25,18 +25,23 @@ from runkit.client.filelock import held
 from runkit.client.programs import run
 from runkit.client.progress import Report
 from runkit.client.set_up import current
-from runkit.errors import FetchFailed, InstallFailed, LoginRefused, ResolutionFailed, UsageError
+from runkit.errors import DiskFull, FetchFailed, InstallFailed, LoginRefused, ResolutionFailed, UsageError
 from runkit.model.digest import digest
 from runkit.model.git_package import GitPackage
-from runkit.model.package import without_credentials
+from runkit.model.passed_on import environment, keep_out
+from runkit.model.providers import PROVIDERS
+from runkit.model.urls import without_credentials
 from runkit.wire import places
+from runkit.wire.installers import failure_kind
 
 _ATTEMPTS = 3
 _LAST_LINES = 30
+_STALE_S = 600
 _REPOSITORY = re.compile(
-    r"GIT_(ALTERNATE_OBJECT_DIRECTORIES|OBJECT_DIRECTORY|DIR|WORK_TREE|INDEX_FILE|PREFIX|COMMON_DIR|NAMESPACE|SHALLOW_FILE|QUARANTINE_PATH)"
+    r"GIT_(ALTERNATE_OBJECT_DIRECTORIES|OBJECT_DIRECTORY|DIR|WORK_TREE|INDEX_FILE|PREFIX|COMMON_DIR|NAMESPACE|SHALLOW_FILE|"
+    r"QUARANTINE_PATH|TRACE\w*|CURL_VERBOSE)"
 )
-"""Variables that point git to another repository, as inside a git hook."""
+"""Variables that point git to another repository, as inside a git hook, or make it tell what it sends."""
 
 _LOGIN = (
     r"Authentication failed|could not read (Username|Password)|Access denied|Permission denied|returned error: 40[13]|"
@@ -65,13 +70,23 @@ class Git:
         self._progress = progress
         self._commits: dict[tuple[str, str | None], str] = {}
         self._logins: dict[Origin, Login] = {}
+        self._asked: dict[str, Login] = {}  # URL -> the login for it
         for package in packages:
             self.know(package)
 
     def know(self, package: GitPackage) -> None:
         """Take up the login that a package names."""
-        if login := Login.of(package):
+        if package.token is None:
+            return
+        if not package.token.is_reference and (provider := PROVIDERS.get(package.token.name)):
+            for variable in (name for names in provider.variables for name in names):
+                keep_out(variable)
+        # Where the user's own `url.<base>.insteadOf` leads, if there is one: that is the server git will ask for.
+        asked = self._local(_home(), "ls-remote", "--get-url", package.git_url) or package.git_url
+        if asked.startswith(("https://", "http://")):
+            login = Login(origin(asked), package.username, package.token)
             self._logins.setdefault(login.origin, login)
+            self._asked[package.git_url] = login
 
     def commit(self, package: GitPackage) -> str:
         """The commit that a package's revision stands for; asked once, of the server, unless it is a commit itself.
@@ -152,6 +167,7 @@ class Git:
 
     def _bare(self, package: GitPackage) -> Path:
         bare = _home() / "repositories" / f"{_named(package)}-{_id(package.git_url)}"
+        _tidy(bare)
         if not bare.is_dir():
             partial = bare.with_name(f"{bare.name}.{os.urandom(8).hex()}")
             places.private(bare.parent)
@@ -192,7 +208,9 @@ class Git:
     def _make(self, package: GitPackage, commit: str, place: Path) -> None:
         bare = self._bare(package)
         self._fetch(package, bare, commit)
-        partial = places.private(place.parent) / f".{place.name}.{os.urandom(8).hex()}"
+        for left in places.private(place.parent).glob(f".{place.name}.*"):
+            shutil.rmtree(left, ignore_errors=True)  # of a process that was killed: this one has the lock
+        partial = place.parent / f".{place.name}.{os.urandom(8).hex()}"
         try:
             self._check_out(package, bare, commit, partial)
             if tree_copy.versioned_by_git(partial / package.subdirectory) and (bare / "shallow").exists():
@@ -254,6 +272,8 @@ class Git:
                 error = self._failure(package, asked.without_values(done.stderr))
             if not isinstance(error, FetchFailed) or attempt + 1 == attempts:
                 raise error
+            again = f"trying again ({attempt + 2} of {attempts})"
+            self._progress({"warning": f"the git repository {package.git_url} cannot be reached; {again}"})
             time.sleep(current().left(0.5 * 2**attempt) or 0)
         raise AssertionError("unreachable")
 
@@ -268,10 +288,10 @@ class Git:
     def _run(
         self, arguments: Sequence[str], cwd: Path, asked: Askpass | None = None
     ) -> subprocess.CompletedProcess[str]:
-        variables = {name: value for name, value in os.environ.items() if not _REPOSITORY.fullmatch(name)}
+        variables = {name: value for name, value in environment().items() if not _REPOSITORY.fullmatch(name)}
         variables.update(GIT_TERMINAL_PROMPT="0", GIT_OPTIONAL_LOCKS="0", GIT_LFS_SKIP_SMUDGE="1", LC_ALL="C")
         if asked:
-            variables = {**asked.without_variables(variables), **asked.variables}
+            variables.update(asked.variables)
         settings = ["-c", f"core.hooksPath={os.devnull}", "-c", "http.lowSpeedLimit=100", "-c", "http.lowSpeedTime=60"]
         settings += asked.settings if asked else []
         if not {"GIT_SSH", "GIT_SSH_COMMAND"} & set(variables) and not _has_ssh_command(variables):
@@ -285,6 +305,8 @@ class Git:
     def _failure(self, package: GitPackage, said: str) -> InstallFailed | ResolutionFailed:
         said = without_credentials("\n".join(said.strip().splitlines()[-_LAST_LINES:]))
         where = f"the git repository {package.git_url}"
+        if failure_kind(said) is DiskFull:
+            return DiskFull(f"{where}: no space is left on this machine.\ngit says: {said}", said)
         if re.search(_LOGIN, said):
             return LoginRefused(f"{where} {self._who(package)}\ngit says: {said}", said)
         if re.search(_MISSING, said):
@@ -300,7 +322,7 @@ class Git:
     def _who(self, package: GitPackage) -> str:
         if not package.git_url.startswith("http"):
             return "refuses this machine's SSH login: see that `ssh` reaches it without asking anything (key, agent, known_hosts)."
-        login = self._logins.get(origin(package.git_url))
+        login = self._asked.get(package.git_url) or self._logins.get(origin(package.git_url))
         if login is None:
             return "wants a login: give token=rk.Secret(...), or let git's credential helper know one."
         return f"refused the token of {login.token!r} for the user {login.user!r}."
@@ -318,6 +340,14 @@ def _has_ssh_command(variables: dict[str, str]) -> bool:
 
 def _home() -> Path:
     return places.private(places.home() / "git")
+
+
+def _tidy(bare: Path) -> None:
+    """Remove the lock files that a git which was killed has left in a repository; a running one is done with its own by then."""
+    for lock in (*bare.glob("*.lock"), *(bare / "refs").rglob("*.lock")):
+        with contextlib.suppress(OSError):
+            if time.time() - lock.stat().st_mtime > _STALE_S:
+                lock.unlink()
 
 
 def _named(package: GitPackage) -> str:

@@ -68,7 +68,7 @@ def from_git(
         _check(cluster, placed.env, thing, package)
         return placed
 
-    return Target({"ref": [thing.__module__, thing.__qualname__]}), send
+    return Target({"ref": [thing.__module__, thing.__qualname__], "apart": True}), send
 
 
 def _with(env: Env, package: GitPackage) -> Env:

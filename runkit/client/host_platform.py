@@ -26,17 +26,20 @@ class Platform:
         machine: "x86_64" or "aarch64".
         glibc: the host's glibc, as (2, 36).
         python: "3.12", or with the patch level where it is known.
+        driver: the version of its NVIDIA driver; empty without one, None where that is not known.
     """
 
     machine: str
     glibc: tuple[int, int]
     python: str
+    driver: str | None = None
 
     @classmethod
     def of_host(cls, host: Mapping[str, Any], python: str) -> Platform:
         """The platform that a server's status describes under `host`."""
         major, minor = host["glibc"][:2]
-        return cls(host["machine"], (int(major), int(minor)), python)
+        driver = (host["gpu"] or {}).get("driver", "") if "gpu" in host else None
+        return cls(host["machine"], (int(major), int(minor)), python, driver)
 
     @property
     def minor(self) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from runkit.client.host_platform import Platform
 from runkit.client.uvtool import run_uv
 from runkit.errors import InterpreterNotFound
 from runkit.model.digest import digest
+from runkit.model.passed_on import environment
 
 MODULES = (
     "ssl",
@@ -147,6 +148,7 @@ def _describe(executable: Path) -> _Python | None:
     try:
         done = subprocess.run(
             [executable, "-I", "-c", _DESCRIBE, *MODULES],
+            env=environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

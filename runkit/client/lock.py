@@ -14,7 +14,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from runkit.client.conda_lock import CondaLock
 from runkit.client.host_platform import Platform
 from runkit.model.digest import digest
-from runkit.model.package import without_credentials
+from runkit.model.urls import without_credentials
 
 
 @dataclass(frozen=True)

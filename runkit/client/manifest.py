@@ -18,9 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runkit.client import listing
 from runkit.client.roots import Root
 from runkit.errors import RootError
+from runkit.model import listing
 from runkit.wire import places
 
 Entry = tuple[str, int, int]  # sha256 in hex, permission bits, bytes

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from runkit.client.api import Api
+from runkit.client.git_requirements import local_checkouts, pinned_env
 from runkit.client.manifest import Manifest
 from runkit.client.progress import Report
 from runkit.client.roots import Root, root_at
 from runkit.client.upload import upload
 from runkit.model.env import Env
+from runkit.model.git_package import GitPackage
 
 
 def own_roots(env: Env) -> tuple[list[Root], str | None]:
@@ -18,6 +21,23 @@ def own_roots(env: Env) -> tuple[list[Root], str | None]:
     roots = [root_at(env.working_dir)] if env.working_dir is not None else []
     working_dir = roots[0].id if roots else None
     return roots + [root_at(folder) for folder in env.local_folders()], working_dir
+
+
+def has_checkouts(env: Env) -> bool:
+    """Whether it has packages from git that are synced instead of installed."""
+    return any(isinstance(one, GitPackage) and one.install_method == "local" for one in env.reqs)
+
+
+def with_checkouts(env: Env, progress: Report) -> tuple[Env, list[Root]]:
+    """The env with its packages from git at the commits they stand for now, and the checkouts to be synced among them."""
+    env = pinned_env(env, progress)
+    return env, [_importable(root_at(folder)) for folder in local_checkouts(env, progress)]
+
+
+def _importable(root: Root) -> Root:
+    """A checkout's root, with what lies below `src/` importable where that is its layout."""
+    src = root.path / "src"
+    return replace(root, paths=("src", *root.paths)) if src.is_dir() and not (src / "__init__.py").exists() else root
 
 
 def bring(api: Api, root: Root, manifest: Manifest | None, progress: Report) -> None:

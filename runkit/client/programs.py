@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from runkit.client.set_up import current
+from runkit.model.passed_on import environment
 from runkit.wire import programs
 
 
@@ -38,7 +39,7 @@ def run(
         process = subprocess.Popen(
             arguments,
             cwd=cwd,
-            env=env,
+            env=environment() if env is None else env,
             stdin=into,
             stdout=out,
             stderr=subprocess.PIPE,

@@ -89,7 +89,11 @@ class Progress:
             self._phase, self._since = phase, time.monotonic()
         done, total = (event.get(name) or 0 for name in ("done", "total"))
         self._bytes = (
-            f" ({done / 1e6:.0f} of {total / 1e6:.0f} MB)" if total else f" ({done / 1e6:.0f} MB)" if done else ""
+            f" ({done / 1e6:.0f} of {total / 1e6:.0f} MB)"
+            if total >= 1e6
+            else f" ({done / 1e6:.0f} MB)"
+            if done >= 1e6
+            else ""
         )
         text = f"{self._title}: {phase}{self._bytes}"
         if sys.stderr is not None and sys.stderr.isatty():

@@ -20,17 +20,21 @@ from urllib.parse import unquote
 
 from packaging.utils import canonicalize_name
 
+from runkit.client import line_options, torch
 from runkit.client.git_requirements import installs
 from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact, Lock, Locked, quoted, version_of
+from runkit.client.logins import Logins
+from runkit.client.remote_lines import RemoteLines
+from runkit.client.set_up import current
 from runkit.client.trees import Trees
 from runkit.client.unsolved import unsolved
-from runkit.client.uvtool import explanation, index_settings, run_uv
+from runkit.client.uvtool import configurations, explanation, index_settings, run_uv, warnings
 from runkit.client.wheels import WheelStore
 from runkit.errors import ResolutionFailed, UsageError
 from runkit.model.digest import digest
-from runkit.model.package import without_credentials
 from runkit.model.requirements import FILE, Requirements
+from runkit.model.urls import without_credentials
 from runkit.wire import places
 
 if sys.version_info >= (3, 11):
@@ -40,8 +44,6 @@ else:
 
 CACHE_SECONDS = 24 * 3600
 """How long a resolution is used again for another env with the same requirements."""
-
-_HASH = re.compile(r"\s--hash[=\s](\w+):([0-9a-fA-F]+)")
 
 
 def resolve(
@@ -75,30 +77,46 @@ def resolve(
     """
     if not any(installs(line) for line in requirements.lines):
         return Lock(target.python, target.uv_platform, ())
+    backend = torch.backend(target.driver, cwd)
+    settings = index_settings(cwd, requirements)
     key = digest(
-        [requirements.portable(), asdict(target), index_settings(cwd), [list(pair) for pair in prefer], list(options)]
+        [requirements.portable(), asdict(target), settings, [list(pair) for pair in prefer], backend, list(options)]
     )
     kept = cache / f"{key}.json" if cache else None
     if kept and not upgrade and (found := _cached(kept)):
-        return _with_local_files(found, requirements)
-    with trees or Trees(requirements, target, WheelStore(places.home() / "wheels"), cwd) as offered:
-        lock = _compile(requirements, target, Path(cwd), () if upgrade else prefer, upgrade, offered, options)
-        portable = all(offered.is_portable(package.artifact) for package in lock.packages)
-    if kept and portable:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(f".{os.urandom(8).hex()}.partial")
-        partial.write_text(json.dumps(lock.to_json()))
-        partial.replace(kept)
+        lock, said = _with_local_files(found[0], requirements), found[1]
+    else:
+        with trees or Trees(requirements, target, WheelStore(places.home() / "wheels"), cwd) as offered:
+            kept_versions = () if upgrade else prefer
+            lock, said = _compile(requirements, target, Path(cwd), kept_versions, upgrade, offered, options, backend)
+            portable = all(
+                offered.is_portable(one.artifact)
+                and (one.artifact.url or one.artifact.tree or _is_named(one, requirements))
+                for one in lock.packages
+            )
+        if kept and portable:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            partial = kept.with_suffix(f".{os.urandom(8).hex()}.partial")
+            partial.write_text(json.dumps({"lock": lock.to_json(), "warnings": said}))
+            partial.replace(kept)
+    for warning in said:
+        current()({"warning": warning})
     return lock
 
 
-def _cached(path: Path) -> Lock | None:
+def _cached(path: Path) -> tuple[Lock, list[str]] | None:
     try:
         if time.time() - path.stat().st_mtime > CACHE_SECONDS:
             return None
-        return Lock.from_json(json.loads(path.read_text()))
+        content = json.loads(path.read_text())
+        return Lock.from_json(content["lock"]), list(content["warnings"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _is_named(package: Locked, requirements: Requirements) -> bool:
+    """Whether the requirements say where the file lies; those of an index in a folder do not, and a kept lock has no paths."""
+    return package.artifact.sha256 in requirements.files
 
 
 def _with_local_files(lock: Lock, requirements: Requirements) -> Lock:
@@ -121,7 +139,8 @@ def _compile(
     upgrade: bool,
     trees: Trees,
     options: Sequence[str],
-) -> Lock:
+    backend: tuple[str, str] | None,
+) -> tuple[Lock, list[str]]:
     with tempfile.TemporaryDirectory(prefix="runkit-lock-") as folder:
         wanted, limits, out = (Path(folder) / name for name in ("requirements.txt", "constraints.txt", "pylock.toml"))
         offered = [trees.line(line) for line in requirements.lines]
@@ -129,35 +148,62 @@ def _compile(
             _local_line(line, requirements) if offer is None else offer
             for line, offer in zip(requirements.lines, offered, strict=True)
         ]
-        wanted.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        wanted.chmod(0o600)  # an index URL in it may carry a password
-        limits.write_text("\n".join(requirements.constraints) + "\n", encoding="utf-8")
-        if prefer:  # uv takes the versions in the output file of last time as the ones to keep
-            kept = [
-                f"[[packages]]\nname = {quoted(name)}\nversion = {quoted(version)}\n"
-                for name, version in prefer
-                if version
-            ]
-            out.write_text('lock-version = "1.0"\ncreated-by = "runkit"\n' + "\n".join(kept), encoding="utf-8")
+        wanted.touch(0o600)  # an index URL in it may carry a password
+        given, stated = line_options.without_options(lines)
+        logins = Logins(lines, [content for _, content in configurations(cwd)])
+        remote = RemoteLines(Path(folder), WheelStore(places.home() / "wheels", logins).read)
+        given = [remote.local(line) for line in given]
+        stated += remote.options
+        wanted.write_text("\n".join(given) + "\n", encoding="utf-8")
+        if requirements.constraints:
+            limits.touch(0o600)
+            limiting = [_local_line(line, requirements) for line in requirements.constraints]
+            limits.write_text("\n".join(limiting) + "\n", encoding="utf-8")
+            stated += ["--constraints", str(limits)]
         arguments = ["pip", "compile", "--no-header", "--format", "pylock.toml", "--output-file", str(out)]
-        arguments += [
-            "--python",
-            sys.executable,
-            "--python-version",
-            target.python,
-            "--python-platform",
-            target.uv_platform,
-        ]
-        limited = ["--constraints", str(limits)] if requirements.constraints else []
-        arguments += [*limited, *(["--upgrade"] if upgrade else []), *options, str(wanted)]
-        with trees.answering() as variables:
-            done = run_uv(arguments, cwd=cwd, env=variables)
-        if done.returncode:
-            said = _in_the_users_words(explanation(done.stderr), str(wanted), lines, requirements)
-            said = without_credentials(said.replace(str(limits), "your constraints"))
-            where = f"Python {target.python} on Linux {target.machine}"
-            raise unsolved(said, requirements, where)
-        return _read(tomllib.loads(out.read_text(encoding="utf-8")), target, out.parent, requirements, trees)
+        arguments += ["--python", sys.executable, "--python-version", target.python]
+        arguments += ["--python-platform", target.uv_platform, *stated, *options]
+        arguments += [*(["--upgrade"] if upgrade else []), str(wanted)]
+
+        def solved(of_torch: tuple[str, str] | None = None) -> dict[str, Any]:
+            """uv's answer; with the index for PyTorch chosen by what the host's driver runs."""
+            out.unlink(missing_ok=True)
+            if prefer:
+                out.write_text(_preferences(prefer), encoding="utf-8")
+            further = ["--torch-backend", of_torch[0]] if of_torch else []
+            driver = {"UV_CUDA_DRIVER_VERSION": of_torch[1]} if of_torch and of_torch[1] else {}
+            with trees.answering() as variables:
+                done = run_uv(arguments + further, cwd=cwd, env={**variables, **driver}, lines=[*lines, *remote.lines])
+            if done.returncode:
+                said = in_words(explanation(done.stderr)) + torch.hint(of_torch)
+                where = f"Python {target.python} on Linux {target.machine}"
+                raise unsolved(said, requirements, where)
+            warned.update(dict.fromkeys(in_words(warning) for warning in warnings(done.stderr)))
+            return tomllib.loads(out.read_text(encoding="utf-8"))
+
+        def in_words(said: str) -> str:
+            said = remote.in_words(_in_the_users_words(said, str(wanted), lines, requirements))
+            return without_credentials(said.replace(str(limits), "your constraints"))
+
+        warned: dict[str, None] = {}
+        backend = None if torch.names_own_index([*lines, *remote.lines]) else backend
+        try:
+            content = solved()
+        except ResolutionFailed:
+            if not backend or not torch.wants_build([*lines, *remote.lines]):
+                raise
+            content = solved(backend)
+        if backend and torch.from_pypi(content.get("packages", [])):
+            content = solved(backend)
+        return _read(content, target, out.parent, requirements, trees, remote.lines), list(warned)
+
+
+def _preferences(prefer: Sequence[Sequence[str]]) -> str:
+    """An output file of "last time": uv keeps the versions in it."""
+    kept = [
+        f"[[packages]]\nname = {quoted(name)}\nversion = {quoted(version)}\n" for name, version in prefer if version
+    ]
+    return 'lock-version = "1.0"\ncreated-by = "runkit"\n' + "\n".join(kept)
 
 
 def _local_line(line: str, requirements: Requirements) -> str:
@@ -190,8 +236,15 @@ def _in_the_users_words(said: str, path: str, lines: Sequence[str], requirements
     return said.replace(path, "the requirements")
 
 
-def _read(content: Mapping[str, Any], target: Platform, folder: Path, requirements: Requirements, trees: Trees) -> Lock:
-    pins, packages = _pins(requirements), []
+def _read(
+    content: Mapping[str, Any],
+    target: Platform,
+    folder: Path,
+    requirements: Requirements,
+    trees: Trees,
+    remote: Sequence[str],
+) -> Lock:
+    pins, packages = line_options.pins(requirements, remote), []
     for package in content.get("packages", []):
         name, version = canonicalize_name(package["name"]), package.get("version", "")
         if (tree := trees.artifact(package, folder)) is not None:
@@ -210,22 +263,10 @@ def _read(content: Mapping[str, Any], target: Platform, folder: Path, requiremen
                 f"{name} {version} has neither a wheel for {target.uv_platform} nor a source distribution"
             )
         packages.append(Locked(name, version_of(artifact, version), artifact))
-    if "--require-hashes" in requirements.lines and (bare := [p.name for p in packages if p.name not in pins]):
+    bare = [p.name for p in packages if p.name not in pins and p.artifact.sha256 not in requirements.files]
+    if bare and line_options.wants_hashes([*requirements.lines, *remote]):
         raise ResolutionFailed(f"--require-hashes is given, and these have none: {', '.join(bare)}")
     return Lock(target.python, target.uv_platform, tuple(sorted(packages, key=lambda package: package.name)))
-
-
-def _pins(requirements: Requirements) -> dict[str, set[str]]:
-    """The hashes that `--hash` allows, by package: `uv pip compile` does not look at them."""
-    pins: dict[str, set[str]] = {}
-    for line, origin in zip(requirements.lines, requirements.origins, strict=True):
-        if hashes := _HASH.findall(line):
-            name = re.match(r"[\w.-]+", line)
-            known = {value.lower() for kind, value in hashes if kind == "sha256"}
-            if not known or not name:
-                raise UsageError(f"{origin}: a hash of a named package has to be given as --hash=sha256:...")
-            pins.setdefault(canonicalize_name(name[0]), set()).update(known)
-    return pins
 
 
 def _pick(artifacts: Sequence[Artifact], target: Platform) -> Artifact | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar, Token, copy_context
 from threading import Event
 from typing import Any, TypeVar
@@ -104,15 +104,23 @@ def together(work: Callable[[_Given], _Made], given: Iterable[_Given], threads: 
     """
     stop = Event()
     before = _stops.set((*_stops.get(), stop))
+    pool = ThreadPoolExecutor(threads, "runkit-set-up")
+    jobs: list[Future[_Made]] = []
     try:
-        with ThreadPoolExecutor(threads, "runkit-set-up") as pool:
-            jobs = [pool.submit(copy_context().run, work, one) for one in given]
-            try:
-                return [job.result() for job in jobs]
-            except BaseException:
-                stop.set()
-                for job in jobs:
-                    job.cancel()
-                raise
+        jobs += (pool.submit(copy_context().run, work, one) for one in given)
+        done, going = wait(jobs, current().remaining, FIRST_EXCEPTION)
+        for job in jobs:
+            if job in done:
+                job.result()
+        if going:
+            raise current().expired()
+        return [job.result() for job in jobs]
+    except BaseException:
+        stop.set()
+        for job in jobs:
+            job.cancel()
+        wait(jobs, ENDING)  # a silent server may hold one up for longer; it ends by itself
+        raise
     finally:
+        pool.shutdown(wait=False)
         _stops.reset(before)

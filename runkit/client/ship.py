@@ -13,6 +13,7 @@ from runkit.client.progress import Report
 from runkit.client.trees import Trees
 from runkit.client.wheels import WheelStore
 from runkit.errors import UsageError
+from runkit.model.urls import without_credentials
 
 _CHUNK = 1 << 20
 
@@ -156,10 +157,15 @@ class Shipment:
 
     def _fetchable(self, urls: Sequence[str]) -> Callable[[str | None], bool]:
         """Ask the host which addresses it reaches; those that take a password of this side are none of its business."""
-        samples = {_place(url): url for url in urls if not self._store.logins.find(url)}
+        samples = {_place(url): url for url in urls if not self._is_ours(url)}
         answer = self._api.json("POST", "/v1/reachable", {"urls": list(samples.values())}) if samples else {}
         reached = {place for place, url in samples.items() if answer.get(url)}
-        return lambda url: url is not None and not self._store.logins.find(url) and _place(url) in reached
+        return lambda url: url is not None and not self._is_ours(url) and _place(url) in reached
+
+    def _is_ours(self, url: str) -> bool:
+        """Whether a URL works only with what stays on this side: a login, or a token in its query string."""
+        whole = self._store.logins.whole(url)
+        return without_credentials(whole) != whole or self._store.logins.find(url) is not None
 
 
 def _place(url: str) -> tuple[str, str]:

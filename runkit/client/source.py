@@ -113,7 +113,9 @@ def _inline(thing: Any) -> Described:
     whole = modules_below(found.root.path) if found.root is not None else ()
     if own is not None and own.__name__ != "__main__" and own not in whole:
         whole = (*whole, own)
-    return _by_value(thing, Location(None, found.module, found.qualname, 'source="inline" was asked for'), whole)
+    code = _by_value(thing, Location(None, found.module, found.qualname, 'source="inline" was asked for'), whole)
+    code.target.meta["apart"] = True
+    return code
 
 
 def _by_value(thing: Any, location: Location, whole: tuple[ModuleType, ...]) -> Described:

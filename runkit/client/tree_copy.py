@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from runkit.client import listing
 from runkit.client.manifest import Entry, max_root_bytes
+from runkit.model import listing
+from runkit.model.passed_on import environment
 from runkit.wire import places
 
 _FROM_GIT = re.compile(
@@ -117,7 +118,7 @@ def _copy(tree: Path, place: Path) -> None:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     """What git answers, or None. Neither hooks nor large-file filters run, and nothing is written into the user's repository."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    variables = {name: value for name, value in environment().items() if not name.startswith("GIT_")}
     variables.update(GIT_OPTIONAL_LOCKS="0", GIT_LFS_SKIP_SMUDGE="1", GIT_TERMINAL_PROMPT="0", LC_ALL="C")
     try:
         done = subprocess.run(

@@ -32,8 +32,8 @@ from runkit.client.wheels import WheelStore
 from runkit.errors import BuildFailed, UsageError
 from runkit.model.digest import digest
 from runkit.model.git_package import GitPackage
-from runkit.model.package import without_credentials
 from runkit.model.requirements import GIT, TREE, Requirements
+from runkit.model.urls import without_credentials
 from runkit.wire.installers import failure_kind
 
 if sys.version_info >= (3, 11):
@@ -71,6 +71,7 @@ def build(
     store: WheelStore,
     cwd: str | Path = ".",
     progress: Report = lambda event: None,
+    shown: str = "",
 ) -> Artifact:
     """Build what installs a source tree on a host: its wheel, or where that cannot be built here its source distribution.
 
@@ -81,6 +82,7 @@ def build(
         store: where the result is kept.
         cwd: the folder whose uv configuration counts for what the build needs.
         progress: told that a build begins.
+        shown: what the tree is called in errors; its path if not given.
 
     Raises:
         BuildFailed: the build ended with an error, on a platform and Python like the host's; or no source distribution can be made.
@@ -91,9 +93,10 @@ def build(
         for note in places:
             if kept := _kept(note, store):
                 return kept
-        progress({"phase": f"build {tree_path.name}"})
+        shown = shown or str(tree_path)
+        progress({"phase": f"build {shown.partition('@')[0].rpartition('/')[2].removesuffix('.git')}"})
         with tree_copy.copied(tree_path) as copy, TemporaryDirectory(prefix="built-", dir=tree_copy.builds()) as out:
-            made = _make(copy, Path(out), target, cwd, tree_path)
+            made = _make(copy, Path(out), target, cwd, shown, store.logins.lines)
             built = replace(store.add(made), tree=tree)
         note = places[0] if made.name.endswith("-none-any.whl") else places[1]
         partial = note.with_suffix(f".{os.urandom(8).hex()}.partial")
@@ -102,14 +105,14 @@ def build(
         return built
 
 
-def _make(copy: Path, out: Path, target: Platform, cwd: str | Path, shown: Path) -> Path:
+def _make(copy: Path, out: Path, target: Platform, cwd: str | Path, shown: str, lines: Sequence[str]) -> Path:
     """The wheel of a copied tree, if it fits the target; else its source distribution."""
-    made, said = _run_build("--wheel", copy, out, cwd)
+    made, said = _run_build("--wheel", copy, out, cwd, lines)
     if made is None and target.is_this_python:
         raise failure_kind(said, BuildFailed)(f"{shown} could not be built:\n{said}", said)
     if made and (made.name.endswith("-none-any.whl") or (target.is_this_python and target.best([made.name]))):
         return made
-    source, why = _run_build("--sdist", copy, out, cwd)
+    source, why = _run_build("--sdist", copy, out, cwd, lines)
     if source is None:
         what = f"Python {target.python} on Linux {target.machine}"
         raise BuildFailed(
@@ -120,11 +123,12 @@ def _make(copy: Path, out: Path, target: Platform, cwd: str | Path, shown: Path)
     return source
 
 
-def _run_build(kind: str, copy: Path, out: Path, cwd: str | Path) -> tuple[Path | None, str]:
+def _run_build(kind: str, copy: Path, out: Path, cwd: str | Path, lines: Sequence[str]) -> tuple[Path | None, str]:
     # A tree without a repository must not find one around runkit's own folder.
     variables = {"GIT_CEILING_DIRECTORIES": os.path.realpath(tree_copy.builds())}
     variables["SOURCE_DATE_EPOCH"] = os.environ.get("SOURCE_DATE_EPOCH", _EPOCH)
-    done = run_uv(["build", kind, "--python", sys.executable, "--out-dir", str(out), str(copy)], cwd=cwd, env=variables)
+    command = ["build", kind, "--python", sys.executable, "--out-dir", str(out), str(copy)]
+    done = run_uv(command, cwd=cwd, env=variables, lines=lines)
     found = [path for path in out.iterdir() if path.name.endswith(".whl" if kind == "--wheel" else ".tar.gz")]
     said = without_credentials("\n".join(explanation(done.stderr).splitlines()[-_LAST_LINES:]))
     return (found[0] if found and not done.returncode else None), said
@@ -256,15 +260,19 @@ class Trees:
         if place is None:
             name = artifact.filename.split("-")[0] or "a package"
             raise UsageError(f"{name} was built from a source tree that this machine does not have in that state")
-        built = build(Path(place), artifact.tree, self._target, self._store, self._cwd, self._progress)
-        return replace(built, source=artifact.source)
+        return self._built(Path(place), artifact)
+
+    def _built(self, place: Path, artifact: Artifact) -> Artifact:
+        shown = artifact.source.removeprefix("git+")
+        made = build(place, artifact.tree, self._target, self._store, self._cwd, self._progress, shown)
+        return replace(made, source=artifact.source)
 
     def _offer(self, place: Path, artifact: Artifact) -> Path:
         """The path of what uv may read of a tree: the tree, if it need not be built for that."""
         if not _is_static(place):
-            built = build(place, artifact.tree, self._target, self._store, self._cwd, self._progress)
+            built = self._built(place, artifact)
             if built.is_wheel and built.path:
-                place, artifact = Path(built.path), replace(built, source=artifact.source)
+                place, artifact = Path(built.path), built
             else:  # uv builds what it needs to know; in a copy, for what that leaves behind
                 place = self._copies.enter_context(tree_copy.copied(place))
         self._offered[os.path.realpath(place)] = artifact

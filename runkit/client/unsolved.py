@@ -16,8 +16,8 @@ from runkit.errors import (
     RequirementsConflict,
     ResolutionFailed,
 )
-from runkit.model.package import without_credentials
 from runkit.model.requirements import Requirements
+from runkit.model.urls import without_credentials
 from runkit.wire.installers import contested, failure_kind
 
 _HEADS: dict[type[EnvError], str] = {

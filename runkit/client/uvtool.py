@@ -8,16 +8,19 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runkit.client import pip_settings
 from runkit.client.programs import run
 from runkit.client.set_up import current
 from runkit.errors import EnvError
 from runkit.model.digest import digest
 from runkit.model.foreign import FOREIGN
-from runkit.model.package import without_credentials
+from runkit.model.passed_on import environment
+from runkit.model.requirements import Requirements
+from runkit.model.urls import without_credentials
 from runkit.wire import places
 
 try:
@@ -63,24 +66,59 @@ def uv_binary() -> str:
 
 
 def run_uv(
-    arguments: Sequence[str], cwd: str | Path | None = None, env: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    cwd: str | Path | None = None,
+    env: Mapping[str, str] | None = None,
+    lines: Iterable[str] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Run uv with the user's own configuration and credentials; what it says is shown as it comes, until it says an error.
+    """Run uv with the user's own configuration and credentials, pip's included; what it says is shown as it comes, until it says
+    an error.
+
+    Args:
+        arguments: uv's.
+        cwd: the folder whose configuration counts.
+        env: further environment variables.
+        lines: the requirement lines it works on; index options among them count more than pip's settings.
 
     Raises:
         InstallTimeout: the current set-up has no time left.
     """
-    variables = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    variables = {name: value for name, value in environment().items() if name not in FOREIGN}
+    arguments, resolving = list(arguments), arguments[:2] == ["pip", "compile"]
+    of_pip, options = pip_settings.for_uv([content for _, content in configurations(cwd or ".")], lines)
+    if resolving or arguments[0] == "build":
+        arguments += options
+    if arguments[0] == "build":  # what it builds with comes from where the requirements do
+        of_lines, options = pip_settings.of_lines(lines, {**variables, **of_pip})
+        arguments += options
+        of_pip.update(of_lines)
     report, telling = current(), True
 
     def hear(line: str) -> None:
         nonlocal telling
         telling = telling and not line.startswith("error:")
-        if telling and line.strip():
+        # Whoever resolves tells the warnings: uv names the temporary file it read in them.
+        if telling and line.strip() and not (resolving and line.startswith("warning:")):
             report({"log": without_credentials(line)})
 
-    variables = {**variables, **(env or {}), "NO_COLOR": "1", "UV_NO_PROGRESS": "1"}
+    variables = {**variables, **of_pip, **(env or {}), "NO_COLOR": "1", "UV_NO_PROGRESS": "1"}
     return run([uv_binary(), *arguments], cwd, variables, hear)
+
+
+def warnings(stderr: str) -> list[str]:
+    """What uv warned about, in its own words, each with what it wrote below."""
+    found: list[str] = []
+    inside = False
+    for line in stderr.splitlines():
+        if line.startswith("warning: "):
+            found.append(line.removeprefix("warning: "))
+            inside = True
+        elif inside and line.startswith("  "):
+            found[-1] += "\n" + line
+        else:
+            inside = False
+    # Building here with another Python than the env's is this module's business, not the user's.
+    return [said for said in found if "will be used to build dependencies" not in said]
 
 
 def explanation(stderr: str) -> str:
@@ -90,20 +128,45 @@ def explanation(stderr: str) -> str:
     return "\n".join(re.sub(r"^(error: |  cause: | {9})", "", line) for line in lines).strip()
 
 
-def index_settings(cwd: str | Path) -> str:
-    """A digest of what steers resolution besides the requirements: uv's variables and configuration files, without credentials."""
+def index_settings(cwd: str | Path, requirements: Requirements | None = None) -> str:
+    """A digest of what steers resolution besides the lines of a request: uv's variables and configuration files, pip's index
+    settings, and what the stored form of the requirements does not show. Without credentials."""
     names = [name for name in os.environ if name.startswith("UV_") and name not in _HARMLESS]
     names = [name for name in names if not re.search("PASSWORD|USERNAME|TOKEN", name)]
     found: dict[str, Any] = {name: without_credentials(os.environ[name]) for name in sorted(names)}
     for name, content in configurations(cwd):
         found[name] = without_credentials(json.dumps(content, sort_keys=True, default=str))
+    if of_pip := pip_settings.pip_settings():
+        found["pip"] = {name: without_credentials(value) for name, value in of_pip.items()}
+    if requirements and (hidden := requirements.hidden()):
+        found["hidden"] = hidden
     return digest(found)
 
 
 def configurations(cwd: str | Path) -> list[tuple[str, dict[str, Any]]]:
-    """Names and contents of the uv configuration files that count in a folder, most particular first."""
+    """Names and contents of the uv configuration files that count in a folder, most particular first, as uv looks for them."""
+    if os.environ.get("UV_NO_CONFIG", "").lower() in ("1", "true", "yes", "on"):
+        return []
+    if given := os.environ.get("UV_CONFIG_FILE"):
+        return _contents([Path(cwd) / given])
+    here = Path(cwd).absolute()
+    found: list[tuple[str, dict[str, Any]]] = []
+    for folder in (here, *here.parents):
+        if (folder / "uv.toml").is_file():
+            found = _contents([folder / "uv.toml"])
+            break
+        # A pyproject.toml without a table for uv does not end the search.
+        if found := _contents([folder / "pyproject.toml"]):
+            break
+    user = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "uv" / "uv.toml"
+    folders = (os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep)
+    system = [Path(folder) / "uv" / "uv.toml" for folder in folders if folder] + [Path("/etc/uv/uv.toml")]
+    return found + _contents([user]) + _contents([path for path in system if path.is_file()][:1])
+
+
+def _contents(paths: Iterable[Path]) -> list[tuple[str, dict[str, Any]]]:
     found = []
-    for path in _configuration_files(Path(cwd)):
+    for path in paths:
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -113,15 +176,3 @@ def configurations(cwd: str | Path) -> list[tuple[str, dict[str, Any]]]:
         if content:
             found.append((path.name, content))
     return found
-
-
-def _configuration_files(cwd: Path) -> list[Path]:
-    """The uv configuration files that count, most particular first, as uv looks for them."""
-    found = []
-    for folder in (cwd, *cwd.parents):
-        here = [folder / name for name in ("uv.toml", "pyproject.toml") if (folder / name).is_file()]
-        if here:
-            found.append(here[0])
-            break
-    user = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "uv" / "uv.toml"
-    return found + [path for path in (user, Path("/etc/uv/uv.toml")) if path.is_file()]

@@ -27,7 +27,7 @@ from runkit.client.set_up import current, together
 from runkit.client.uvtool import explanation, run_uv
 from runkit.errors import BuildFailed, DiskFull, FetchFailed, InstallFailed, LoginRefused, RunkitError
 from runkit.model.digest import file_digest
-from runkit.model.package import without_credentials
+from runkit.model.urls import without_credentials
 from runkit.wire.installers import failure_kind, is_disk_full
 
 PARALLEL = 6
@@ -104,7 +104,8 @@ class WheelStore:
             return Artifact(kept.filename, kept.sha256, None, str(path), path.stat().st_size)
         assert source.path is not None  # fetch gives a path
         with tempfile.TemporaryDirectory(prefix="build-", dir=self._ready()) as out:
-            done = run_uv(["build", "--wheel", "--python", sys.executable, "--out-dir", out, source.path], cwd=cwd)
+            command = ["build", "--wheel", "--python", sys.executable, "--out-dir", out, source.path]
+            done = run_uv(command, cwd=cwd, lines=self.logins.lines)
             wheels = list(Path(out).glob("*.whl"))
             if done.returncode or not wheels:
                 if not target.is_this_python:
@@ -171,15 +172,30 @@ class WheelStore:
             self._place(partial, kept)
         return Artifact(artifact.filename, sha256, artifact.url, str(kept), got)
 
+    def read(self, url: str) -> str:
+        """The text behind a URL.
+
+        Raises:
+            FetchFailed, LoginRefused: it cannot be had.
+        """
+        try:
+            with self._open(url) as answer:
+                text: str = answer.read().decode("utf-8-sig")
+                return text
+        except (OSError, EOFError, http.client.HTTPException, UnicodeDecodeError) as error:
+            raise _kind(error)(f"{without_credentials(url)} cannot be read: {error}") from error
+
     def _open(self, url: str) -> Any:
         """Open a URL as the user would: their certificates (SSL_CERT_FILE), proxies, and logins."""
-        parts = urlsplit(url)
+        parts = urlsplit(self.logins.whole(url))
         request = urllib.request.Request(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
         if login := self.logins.find(url):
             token = base64.b64encode(f"{login[0]}:{login[1]}".encode()).decode()
             # Unredirected: an index that redirects to a file store must not pass the password on.
             request.add_unredirected_header("Authorization", f"Basic {token}")
-        return urllib.request.urlopen(request, timeout=current().left(_TIMEOUT_S))
+        left = current().left(_TIMEOUT_S)
+        # With a context, the proxies that are set now count, not those of the first call.
+        return urllib.request.urlopen(request, timeout=left, context=self.logins.tls(url))
 
     def _ready(self) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -79,7 +79,7 @@ def as_conda(given: Any, folder: Path) -> CondaSpec | None:
 
     Args:
         given: the path of an `environment.yml`, its content as a mapping, the name or the folder of a conda environment of
-            this machine, or None.
+            this machine, or None. What has a "/" or ends in ".yml" or ".yaml" is a path.
 
     Raises:
         UsageError: it is none of these, or something in it is malformed.
@@ -96,15 +96,16 @@ def as_conda(given: Any, folder: Path) -> CondaSpec | None:
     text = os.fspath(given)
     if not text.strip():
         raise UsageError("conda_env is empty: name a file or a local conda environment")
+    # A name is never a path by luck: a file or folder of that name in the current folder is written './name'.
+    if "/" not in text and not text.endswith((".yml", ".yaml")) and isinstance(given, str):
+        return _local(conda_local.find(text), text)
     path = anchored(text, folder)
     if path.is_file():
         return _read_file(path)
-    if (path / "conda-meta").is_dir() and ("/" in text or isinstance(given, os.PathLike)):
+    if (path / "conda-meta").is_dir():
         return _local(path, text)
-    if "/" in text or text.endswith((".yml", ".yaml")) or isinstance(given, os.PathLike):
-        kind = "a conda environment: it has no conda-meta folder" if path.is_dir() else "there"
-        raise UsageError(f"conda_env={text!r}: {path} is not {kind}")
-    return _local(conda_local.find(text), text)
+    kind = "a conda environment: it has no conda-meta folder" if path.is_dir() else "there"
+    raise UsageError(f"conda_env={text!r}: {path} is not {kind}")
 
 
 def _local(prefix: Path, given: str) -> CondaSpec:

@@ -9,8 +9,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
+from packaging.utils import canonicalize_name
 
 from runkit.errors import UsageError
 from runkit.model.digest import digest, file_digest
@@ -40,8 +42,8 @@ def find(name: str) -> Path:
         return there[name]
     known = ", ".join(sorted(there)) or "none at all"
     raise UsageError(
-        f"conda_env={name!r} is neither a file nor a conda environment of this machine; there is {known}. "
-        "Give the path of an environment.yml, or the folder of the environment as './path' or '/path'"
+        f"this machine has no conda environment {name!r}; there is {known}. "
+        f"A file or folder is given as a path: conda_env='./{name}'"
     )
 
 
@@ -117,48 +119,50 @@ def records(prefix: Path) -> list[dict[str, Any]]:
 
 
 def python(prefix: Path) -> str | None:
-    """The version of its Python, or None if it has none."""
-    return next((record["version"] for record in records(prefix) if record.get("name") == "python"), None)
+    """The version of its Python, or None if it has none; read from a file's name, as the files themselves are large."""
+    found = sorted((prefix / "conda-meta").glob("python-[0-9]*.json"))
+    return found[-1].stem.rsplit("-", 2)[1] if found else None
 
 
-def distributions(prefix: Path) -> list[tuple[str, str, str, Path]]:
-    """Name, version, installer and metadata folder of each Python package that lies in it, sorted."""
+def distributions(prefix: Path) -> list[tuple[str, str, str]]:
+    """Name, version and installer of each Python package that lies in it, sorted."""
     found = []
     for folder in prefix.glob("lib/python3*/site-packages/*.dist-info"):
         metadata = _text(folder / "METADATA")
         fields = dict(re.findall(r"^(Name|Version):[ \t]*(\S+)", metadata.split("\n\n")[0], re.MULTILINE))
         if len(fields) == 2:
-            found.append((fields["Name"], fields["Version"], _text(folder / "INSTALLER").strip() or "conda", folder))
+            found.append((fields["Name"], fields["Version"], _installer(folder)))
     return sorted(found)
 
 
 def editable(prefix: Path) -> dict[str, str]:
     """Packages that are installed there in editable mode, and the folders they come from (PEP 610)."""
     found = {}
-    for name, _, _, folder in distributions(prefix):
+    for file in prefix.glob("lib/python3*/site-packages/*.dist-info/direct_url.json"):
         try:
-            origin = json.loads(_text(folder / "direct_url.json") or "{}")
+            origin = json.loads(_text(file))
         except ValueError:
             continue
         if origin.get("dir_info", {}).get("editable") and origin.get("url", "").startswith("file://"):
-            found[name] = origin["url"].removeprefix("file://")
+            found[file.parent.name.split("-")[0].replace("_", "-")] = unquote(origin["url"].removeprefix("file://"))
     for link in prefix.glob("lib/python3*/site-packages/*.egg-link"):
         found[link.stem] = _text(link).splitlines()[0].strip()
     return found
 
 
 def content(prefix: Path) -> str:
-    """A digest of what is installed there: conda's packages, and the records of those that others installed."""
-    packages = [
-        [r.get("name"), r.get("version"), r.get("build"), r.get("sha256") or r.get("md5")] for r in records(prefix)
+    """A digest of what is installed there: conda's notes about its packages, and the lists of files of what others installed."""
+    notes = [[file.name, file_digest(file)] for file in sorted((prefix / "conda-meta").glob("*.json"))]
+    others = [
+        [record.parent.name, file_digest(record)]
+        for record in sorted(prefix.glob("lib/python3*/site-packages/*.dist-info/RECORD"))
+        if _installer(record.parent) != "conda"
     ]
-    others = []
-    for name, version, installer, folder in distributions(prefix):
-        record = folder / "RECORD"
-        if installer != "conda" and record.is_file():
-            others.append([name, version, file_digest(record)])
-    variables = _text(prefix / "conda-meta" / "state")
-    return digest([packages, others, variables])
+    return digest([notes, others, _text(prefix / "conda-meta" / "state")])
+
+
+def _installer(folder: Path) -> str:
+    return _text(folder / "INSTALLER").strip() or "conda"
 
 
 def requested(prefix: Path) -> tuple[list[str], list[str], list[str]]:
@@ -185,11 +189,11 @@ def requested(prefix: Path) -> tuple[list[str], list[str], list[str]]:
     if version := python(prefix):  # the code that comes to it was written for this one
         specs.insert(0, f"python={'.'.join(version.split('.')[:2])}")
     channels = dict.fromkeys(_channel(record) for record in installed)
-    linked = editable(prefix)
+    linked = {canonicalize_name(name) for name in editable(prefix)}
     lines = [
         f"{name}=={version}"
-        for name, version, installer, _ in distributions(prefix)
-        if installer != "conda" and name not in linked
+        for name, version, installer in distributions(prefix)
+        if installer != "conda" and canonicalize_name(name) not in linked
     ]
     return specs, [channel for channel in channels if channel], lines
 

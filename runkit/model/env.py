@@ -17,11 +17,12 @@ from runkit.model.digest import digest
 from runkit.model.dotenv import read_dotenv
 from runkit.model.git_package import GitPackage
 from runkit.model.mistakes import plainly
-from runkit.model.package import Package, anchored, without_credentials
+from runkit.model.package import Package, anchored
 from runkit.model.package_sync import PackageSync, as_package_sync
 from runkit.model.requirements import Requirements
 from runkit.model.resources import check_compute
 from runkit.model.secret import Secret, as_secrets, merged
+from runkit.model.urls import without_credentials
 from runkit.wire.names import DEFAULT_ENV, check_name
 
 OLDEST_PYTHON = (3, 9)
@@ -86,7 +87,7 @@ class Env:
     def requirements(self, requirements_files: Sequence[str | Path] = ()) -> Requirements:
         """What the env's `reqs` and these requirements files (of synced roots) ask for, as they are now."""
         asked = (*(self.conda.pip if self.conda else ()), *(one for one in self.reqs if not _is_conda(one)))
-        return requirements.read(asked, requirements_files)
+        return requirements.read(asked, requirements_files, self.python)
 
     def conda_packages(self) -> CondaSpec | None:
         """The conda environment it lives in, with the conda packages among `reqs`; None for a venv."""
@@ -359,7 +360,7 @@ def _on_top(made: Env, base: Env) -> Env:
         env_file=made.env_file or base.env_file,
         working_dir=made.working_dir or base.working_dir,
         setup_cmds=base.setup_cmds + made.setup_cmds,
-        python=made.python or base.python,
+        python=made.python or (made.conda and made.conda.python) or base.python,
         compute={**base.compute, **made.compute},
         root_reqs=made.root_reqs and base.root_reqs,
         conda=made.conda or base.conda,
@@ -400,6 +401,10 @@ def _check_variables(variables: Mapping[Any, Any]) -> dict[str, str]:
     for name, value in variables.items():
         if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
             raise UsageError(f"{name!r} cannot be the name of an environment variable: use letters, digits and '_'")
+        if isinstance(value, Secret):
+            raise UsageError(
+                f"{name}: a secret is no part of env_vars, which are kept on the host: give it as secrets=[...]"
+            )
         if not isinstance(value, str):
             raise UsageError(f"the environment variable {name} must be a string, not {_kind(value)}")
         if "\0" in value:
@@ -453,7 +458,7 @@ def _check_lock(lock: Any, folder: Path) -> str | None:
 def _check_seconds(seconds: Any) -> float | None:
     if seconds is None:
         return None
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 1e8:
         raise UsageError(f"install_timeout is a number of seconds above 0, not {seconds!r}")
     return float(seconds)
 

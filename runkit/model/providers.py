@@ -50,6 +50,7 @@ class Provider:
         variables: alternatives, each of variables that suffice together; the first that are all set are taken.
         settings: variables that go along where they are set; an env's own `env_vars` come before them.
         files: what is taken where no alternative is complete: those that are there.
+        choices: settings that go along with files alone: they name a part of one.
         command: a program that prints the first variable's value, asked last.
     """
 
@@ -57,6 +58,7 @@ class Provider:
     variables: tuple[tuple[str, ...], ...] = ()
     settings: tuple[str, ...] = ()
     files: tuple[File, ...] = ()
+    choices: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
 
 
@@ -73,12 +75,16 @@ PROVIDERS: Mapping[str, Provider] = {
         _key("anthropic", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"),
         Provider(
             "aws",
-            (("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),),
-            ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"),
+            (
+                ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+                ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+            ),
+            ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"),
             (
                 File(("~/.aws/credentials",), "AWS_SHARED_CREDENTIALS_FILE"),
                 File(("~/.aws/config",), "AWS_CONFIG_FILE", counts=False),
             ),
+            choices=("AWS_PROFILE",),
         ),
         Provider(
             "azure",
@@ -97,9 +103,10 @@ PROVIDERS: Mapping[str, Provider] = {
         Provider("comet", (("COMET_API_KEY",),), ("COMET_WORKSPACE",), (File(("~/.comet.config",), "COMET_CONFIG"),)),
         Provider(
             "databricks",
-            (("DATABRICKS_HOST", "DATABRICKS_TOKEN"), ("DATABRICKS_TOKEN",)),
-            (),
+            (("DATABRICKS_TOKEN",),),
+            ("DATABRICKS_HOST",),
             (File(("~/.databrickscfg",), "DATABRICKS_CONFIG_FILE"),),
+            choices=("DATABRICKS_CONFIG_PROFILE",),
         ),
         Provider(
             "docker",
@@ -225,7 +232,7 @@ def read(provider: Provider) -> Material | None:
     Raises:
         OSError: a file is there and cannot be read.
     """
-    settings = {name: os.environ[name] for name in provider.settings if os.environ.get(name)}
+    settings = _set(provider.settings)
     for names in provider.variables:
         if all(os.environ.get(name) for name in names):
             return Material({name: os.environ[name] for name in names}, settings)
@@ -243,10 +250,15 @@ def read(provider: Provider) -> Material | None:
             else:
                 files.append(SecretFile(_unlike(path.name, files), content, file.variable, file.folder))
     if counts:
-        return Material(variables, settings, files)
+        return Material(variables, {**settings, **_set(provider.choices)}, files)
     if provider.command and (told := _told_by(provider.command)):
         return Material({provider.variables[0][0]: told}, settings)
     return None
+
+
+def _set(names: Sequence[str]) -> dict[str, str]:
+    """Those of the variables that are set."""
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def places(provider: Provider) -> str:

@@ -6,17 +6,23 @@ mean is uv's to say. Only what points into this machine's file system is replace
 
 from __future__ import annotations
 
+import codecs
+import platform
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from packaging.markers import InvalidMarker, Marker
+
 from runkit.errors import UsageError
+from runkit.model import storage
 from runkit.model.digest import file_digest
 from runkit.model.git_package import GitPackage, is_git
-from runkit.model.package import DISTRIBUTIONS, Package, anchored, is_path, split_path, without_credentials
+from runkit.model.package import DISTRIBUTIONS, Package, anchored, is_path, refuse_unencoded_login, split_path
+from runkit.model.urls import expanded, unseen, without_credentials
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,9 +30,11 @@ else:
     import tomli as tomllib
 
 _OPTION = re.compile(
-    r"(?P<name>--requirement|--constraint|--editable|--find-links|-r|-c|-e|-f)(?:\s*=\s*|\s+|(?<=^-[rcef]))(?P<value>\S.*)"
+    r"(?P<name>--requirement|--constraint|--editable|--find-links|--index-url|--extra-index-url|-r|-c|-e|-f|-i)"
+    r"(?:\s*=\s*|\s+|(?<=^-[rcefi]))(?P<value>\S.*)"
 )
-_LOCAL_URL = re.compile(r"(?P<name>[^\s@]+)\s*@\s*(?P<path>(?:file://|\.{1,2}/|/|~).*)", re.DOTALL)
+_LOCAL_URL = re.compile(r"(?P<name>[^\s@/]+?)\s*@\s*(?P<path>(?:file:)?(?!\w+(?:\+\w+)?://)\S.*)", re.DOTALL)
+_HASH = re.compile(r"\s--hash[=\s]\s*(\w+):([0-9A-Fa-f]+)")
 FILE = "@file/"
 """A line that starts so names a file of this machine by its content: `@file/<sha256>/<file name>[extras] ; marker`."""
 
@@ -61,6 +69,10 @@ class Requirements:
     trees: dict[str, str] = field(default_factory=dict)
     gits: dict[str, GitPackage] = field(default_factory=dict)
 
+    def hidden(self) -> str | None:
+        """A digest of what decides about the packages and is not in `portable`; None if there is nothing."""
+        return unseen([*self.lines, *self.constraints])
+
     def portable(self) -> dict[str, list[str]]:
         """Lines and constraints as they may be stored: URLs without user names and passwords."""
         return {
@@ -69,17 +81,20 @@ class Requirements:
         }
 
 
-def read(packages: Iterable[Package | GitPackage], requirements_files: Iterable[str | Path] = ()) -> Requirements:
+def read(
+    packages: Iterable[Package | GitPackage], requirements_files: Iterable[str | Path] = (), python: str | None = None
+) -> Requirements:
     """Read what packages and requirements files name.
 
     Args:
         packages: the entries of an env's `reqs`.
         requirements_files: further files, as those of synced roots; one that does not exist counts as empty.
+        python: the env's Python, for the markers of folders; this one's version if not given.
 
     Raises:
         UsageError: a file cannot be read, a path in it leads nowhere, or it asks for something that is not available yet.
     """
-    reader = _Reader()
+    reader = _Reader(python)
     for package in packages:
         reader.package(package)
     for path in requirements_files:
@@ -89,7 +104,8 @@ def read(packages: Iterable[Package | GitPackage], requirements_files: Iterable[
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, python: str | None) -> None:
+        self._python = python
         self._lines: dict[str, str] = {}  # line -> origin; a dict keeps the order and drops repetitions
         self._constraints: dict[str, None] = {}
         self._folders: dict[str, None] = {}
@@ -113,14 +129,19 @@ class _Reader:
         origin = f"reqs entry {str(package)!r}"
         if isinstance(package, GitPackage):
             self._git(package, origin)
-        elif package.kind == "requirement":
-            self._line(package.target, Path(package.base), origin, constraint=False)
-        elif package.kind == "requirements":
-            self.file(Path(package.target))
-        elif package.kind == "folder":
-            self._folder(Path(package.target), package.extras, origin)
+            return
+        if package.kind == "conda":
+            return  # no requirement of pip's: the env's conda part takes it up
+        kind, target = package.kind, package.target
+        if kind == "stored":
+            kind, path = storage.fetch(target)
+            target = str(path)
+        if kind == "requirement":
+            self._line(target, Path(package.base), origin, constraint=False)
+        elif kind == "requirements":
+            self.file(Path(target))
         else:
-            self._file(Path(package.target), package.extras, package.marker, origin)
+            self._path(target, package.extras, package.marker, Path(package.base), origin)
 
     def file(self, path: Path, constraint: bool = False) -> None:
         path = anchored(str(path), Path.cwd())
@@ -128,10 +149,10 @@ class _Reader:
             return
         self._seen.add((path, constraint))
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = _decoded(path.read_bytes())
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"the requirements file {path} cannot be read: {error}") from error
-        for number, line in _logical_lines(text):
+        for number, line in logical_lines(text):
             self._line(line, path.parent, f"{path}, line {number}", constraint)
 
     def _line(self, line: str, base: Path, origin: str, constraint: bool) -> None:
@@ -147,17 +168,23 @@ class _Reader:
             return
         if other := re.search(r"(?:^|@\s*|\s)(hg|svn|bzr)\+", line):
             raise UsageError(f"{origin}: packages from {other[1]} are not available, only those from git")
-        option = _OPTION.fullmatch(line)
+        try:
+            refuse_unencoded_login(line)
+        except UsageError as error:
+            raise UsageError(f"{origin}: {error}") from None
+        whole = expanded(line)
+        option = _OPTION.fullmatch(whole)
         if option and "://" not in option["value"].split("#")[0]:
             self._option(option["name"], _unquoted(option["value"]), base, origin, constraint)
             return
-        named = _LOCAL_URL.fullmatch(line)
-        if not constraint and (named or is_path(line)):
-            path, extras, marker = split_path(named["path"] if named else line)
+        named = None if option else _LOCAL_URL.fullmatch(whole)
+        if named or (not option and is_path(whole)):
+            hashes = {value.lower() for kind, value in _HASH.findall(whole) if kind == "sha256"}
+            path, extras, marker = split_path(_HASH.sub("", named["path"] if named else whole))
             if named and "[" in named["name"]:
                 extras = split_path(named["name"])[1]
-            self._path(path, extras, marker, base, origin)
-        elif constraint:
+            self._path(path, extras, marker, base, origin, hashes, constraint)
+        elif constraint and not line.startswith("-"):
             self._constraints[line] = None
         else:
             self._lines.setdefault(line, origin)
@@ -170,38 +197,78 @@ class _Reader:
         found = _find(value, base)
         if found is None:
             raise UsageError(f"{origin}: {value} does not exist")
-        if name in ("-f", "--find-links"):
-            self._lines.setdefault(f"--find-links {found}", origin)
+        if name in ("-f", "--find-links", "-i", "--index-url", "--extra-index-url"):
+            whole = {"-f": "--find-links", "-i": "--index-url"}.get(name, name)
+            self._lines.setdefault(f"{whole} {found}", origin)
         else:
             self.file(found, constraint or name in ("-c", "--constraint"))
 
-    def _path(self, path: str, extras: tuple[str, ...], marker: str, base: Path, origin: str) -> None:
+    def _path(
+        self,
+        path: str,
+        extras: tuple[str, ...],
+        marker: str,
+        base: Path,
+        origin: str,
+        hashes: Collection[str] = (),
+        constraint: bool = False,
+    ) -> None:
         found = _find(path or ".", base)
         if found is None:
             raise UsageError(f"{origin}: {path} does not exist")
         if found.is_dir():
-            self._folder(found, extras, origin)
+            if constraint:
+                raise UsageError(f"{origin}: a constraint cannot be a folder")
+            if not marker or self._applies(marker, origin):
+                self._folder(found, extras, origin)
         elif found.name.endswith(DISTRIBUTIONS):
-            self._file(found, extras, marker, origin)
+            self._file(found, extras, marker, origin, hashes, constraint)
         else:
             raise UsageError(f"{origin}: {found} is neither a folder nor a wheel or source distribution")
 
-    def _file(self, path: Path, extras: tuple[str, ...], marker: str, origin: str) -> None:
+    def _applies(self, marker: str, origin: str) -> bool:
+        """Whether a folder's marker holds; hosts are Linux machines, of this one's kind as far as is known here."""
+        version = self._python or platform.python_version()
+        values = {
+            "python_version": ".".join(version.split(".")[:2]),
+            "python_full_version": version,
+            "sys_platform": "linux",
+            "platform_system": "Linux",
+            "os_name": "posix",
+        }
+        try:
+            return Marker(marker).evaluate(values)
+        except InvalidMarker as error:
+            raise UsageError(f"{origin}: {error}") from error
+
+    def _file(
+        self,
+        path: Path,
+        extras: tuple[str, ...],
+        marker: str,
+        origin: str,
+        hashes: Collection[str],
+        constraint: bool,
+    ) -> None:
         try:
             sha256 = file_digest(path)
         except OSError as error:
             raise UsageError(f"{origin}: {path} cannot be read: {error}") from error
+        if hashes and sha256 not in hashes:
+            raise UsageError(f"{origin}: {path} has the SHA-256 {sha256}, which its --hash does not allow")
         self._files[sha256] = str(path)
         line = f"{FILE}{sha256}/{path.name}" + (f"[{','.join(extras)}]" if extras else "")
-        self._lines.setdefault(line + (f" ; {marker}" if marker else ""), origin)
+        line += f" ; {marker}" if marker else ""
+        if constraint:
+            self._constraints[line] = None
+        else:
+            self._lines.setdefault(line, origin)
 
     def _git(self, package: GitPackage, origin: str) -> None:
         self._gits.setdefault(str(package), package)
         self._lines.setdefault(str(package), origin)
 
     def _folder(self, path: Path, extras: tuple[str, ...], origin: str) -> None:
-        if not path.is_dir():
-            raise UsageError(f"{origin}: there is no folder {path}")
         self._folders[str(path)] = None
         listed = path / "requirements.txt"
         # A requirements.txt that says "-e ." means the project's own dependencies, not itself once more.
@@ -250,7 +317,13 @@ class _Reader:
             self.file(path / name)
 
 
-def _logical_lines(text: str) -> Iterable[tuple[int, str]]:
+def _decoded(data: bytes) -> str:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    return data.decode("utf-8-sig")
+
+
+def logical_lines(text: str) -> Iterable[tuple[int, str]]:
     """Lines with continuations joined and comments removed, each with its number."""
     joined, start = "", 0
     for number, line in enumerate(text.splitlines(), 1):

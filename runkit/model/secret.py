@@ -18,6 +18,7 @@ from typing import Any
 
 from runkit.errors import SecretNotFound, UsageError
 from runkit.model.mistakes import plainly
+from runkit.model.passed_on import keep_out
 from runkit.model.providers import MOST_BYTES, PROVIDERS, Material, SecretFile, places, read, read_bytes
 from runkit.wire import handles
 from runkit.wire.names import check_name
@@ -25,7 +26,7 @@ from runkit.wire.names import check_name
 ARRIVED = "RUNKIT_SECRETS"
 """The variable that names, in an env, the folder of the secrets that came with it."""
 
-INDEX = "index.json"
+INDEX = ".index.json"
 """The file in that folder that says what each secret is made of: {name: {"variables": [name], "files": [path]}}."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -148,6 +149,8 @@ class Secret:
             raise UsageError(f"the secret {name!r} has a path and a value: give one of them")
         if value is not None:
             source = value if isinstance(value, (Keyring, _Function)) else _Function.of(value)
+        if env is not None and path is None and source is None:
+            keep_out(env)
         where = None if path is None else os.path.normpath(Path.cwd() / Path(path).expanduser())
         for field, given in (("name", name), ("env", env), ("path", where), ("source", source)):
             object.__setattr__(self, field, given)
@@ -216,6 +219,7 @@ class Secret:
             path = Path(self.path)
             return Material(files=(SecretFile(path.name, read_bytes(path), self.env),))
         if self.env is not None:
+            keep_out(self.env)  # also for one that was unpickled
             if self.env not in os.environ:
                 raise UsageError(f"{self._where()} is not set")
             return Material({self.env: os.environ[self.env]})

@@ -33,7 +33,8 @@ def default_plan(settings: Settings) -> dict[str, Any]:
     python = ".".join(platform.python_version_tuple()[:2])
     marker = read_marker(settings.home / "envs" / build_name()) or {}
     return {
-        "name": DEFAULT_ENV, "request": "default", "build": build_name(), "python": {"version": python, "path": sys.executable},
+        "name": DEFAULT_ENV, "request": "default", "build": build_name(),
+        "python": {"version": platform.python_version(), "path": sys.executable},
         "lock": "", "packages": marker.get("packages") or [], "env_vars": {}, "setup_cmds": [], "compute": {}, "roots": [],
         "working_dir": None, "spec": {"name": DEFAULT_ENV, "python": python},
     }  # fmt: skip

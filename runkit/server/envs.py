@@ -12,9 +12,10 @@ from typing import Any
 from runkit.errors import EnvError, EnvNotFound, InstallFailed, RunkitError, ServerError, UsageError
 from runkit.server import default_env, servlets
 from runkit.server.directory import Directory
+from runkit.server.env import Env
+from runkit.server.in_time import turn
 from runkit.server.ray_cluster import RayCluster
 from runkit.server.secrets import Held, completed, fingerprints, remove_files
-from runkit.server.servlets import Servlet
 from runkit.server.settings import Settings, read_json, write_json
 from runkit.wire import problems
 from runkit.wire.names import DEFAULT_ENV, check_name
@@ -35,54 +36,6 @@ GIVE_UP_SECONDS = 10.0
 """How long what is being built may take to end."""
 
 log = logging.getLogger("runkit.server.envs")
-
-
-class Env:
-    """One env: what was asked for (`plan`), who runs it (`servlet`), and its worker as last heard of."""
-
-    def __init__(self, name: str, plan: dict[str, Any]):
-        self.name = name
-        self.plan = plan
-        self.secrets: Held = {}  # nowhere but here, and in the servlet
-        self.servlet: Servlet | None = None
-        self.installing = False
-        self.state: dict[str, Any] = {"version": 0, "worker": None, "restarts": 0, "failure": ""}
-        self.changed = asyncio.Event()
-        self.watcher: asyncio.Task[None] | None = None
-        self.has_run = False  # under this server: if Ray ends, it is brought back
-
-    @property
-    def worker(self) -> dict[str, Any] | None:
-        return self.state["worker"]
-
-    @property
-    def lacks(self) -> list[str]:
-        """The names of its secrets whose values did not survive."""
-        return sorted(set(self.plan.get("secrets") or {}) - set(self.secrets))
-
-    def hear(self, state: dict[str, Any]) -> None:
-        """Take over what the servlet says."""
-        self.state = {**self.state, **{name: state[name] for name in ("version", "worker", "restarts", "failure")}}
-        self.changed.set()
-        self.changed = asyncio.Event()
-
-    def summary(self, keys: list[str]) -> dict[str, Any]:
-        """What the server's status says about it."""
-        word = (
-            "installing"
-            if self.installing
-            else "ready"
-            if self.worker
-            else "stopped"
-            if self.servlet is None
-            else "dead"
-        )
-        return {
-            "state": word, "build": self.plan.get("build"), "request": self.plan.get("request"), "python": self.plan.get("python"),
-            "alias": self.plan.get("alias") or "", "packages": len(self.plan.get("packages") or ()),
-            "worker": self.worker, "keys": keys, "compute": self.plan.get("compute") or {}, "restarts": self.state["restarts"],
-            "failure": self.state["failure"], "secrets": sorted(self.plan.get("secrets") or {}), "secrets_lost": self.lacks,
-        }  # fmt: skip
 
 
 class Envs:
@@ -258,11 +211,18 @@ class Envs:
         with self._noted(name, given_up):
             if self._lock(name).locked():
                 yield {"phase": "wait for another change of the same env"}
-            async with self._lock(name):
+            if not await turn(self._lock(name), given_up):
+                yield {
+                    "error": problems.to_json(InstallFailed(f"the set-up of env {name!r} was ended before it began"))
+                }
+                return
+            try:
                 env = self._envs.get(name) or Env(name, plan)
                 held = completed(plan.get("secrets") or {}, secrets, env.secrets)
                 async for event in self._install(env, plan, held, given_up):
                     yield event
+            finally:
+                self._lock(name).release()
 
     def _lock(self, name: str) -> asyncio.Lock:
         """One change of an env at a time, from before it exists."""

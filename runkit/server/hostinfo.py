@@ -16,6 +16,7 @@ from typing import Any
 
 from runkit.server.settings import Settings
 
+_DRIVER = re.compile(r"\b\d{3,}\.\d+(\.\d+)?\b")
 _PYTHON = re.compile(r"python3\.(\d+)")
 _LEVELS = (
     "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3",
@@ -25,7 +26,7 @@ _LEVELS = (
 
 
 def host_facts(settings: Settings) -> dict[str, Any]:
-    """{system, machine, glibc, kernel, cpu, cuda, python, pythons, cpus, memory, name}."""
+    """{system, machine, glibc, kernel, cpu, cuda, gpu, python, pythons, cpus, memory, name}."""
     return {**_fixed_facts(), "pythons": dict(pythons(settings).items())}
 
 
@@ -43,7 +44,31 @@ def _fixed_facts() -> dict[str, Any]:
         "glibc": [int(part) for part in version.split(".")[:2]] if libc == "glibc" else None,
         "cpus": len(os.sched_getaffinity(0)),
         "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "gpu": gpu(),
     }
+
+
+def gpu(modules: Path = Path("/sys/module"), proc: Path = Path("/proc")) -> dict[str, str] | None:
+    """{"driver": version} of this host's NVIDIA driver, which decides what CUDA programs run; None without one."""
+    try:
+        version = (modules / "nvidia" / "version").read_text()
+    except OSError:
+        try:
+            version = (proc / "driver" / "nvidia" / "version").read_text()
+        except OSError:
+            version = _ask_nvidia()
+    found = _DRIVER.search(version)
+    return {"driver": found[0]} if found else None
+
+
+def _ask_nvidia() -> str:
+    """What the driver's own program says; in some containers it is all that is there."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return "" if done.returncode else done.stdout
 
 
 def pythons(settings: Settings) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The deadline of a set-up, kept on the host as well: its client may have gone."""
+"""Set-ups that end before their time: at their deadline, kept on the host as well as its client may have gone; in a queue."""
 
 from __future__ import annotations
 
@@ -44,3 +44,18 @@ async def in_time(
             yield event
     finally:
         timer.cancel()
+
+
+async def turn(lock: asyncio.Lock, given_up: asyncio.Event) -> bool:
+    """Take a lock as soon as it is free, and give True; False where that is given up before."""
+    taken, gone = (asyncio.ensure_future(one) for one in (lock.acquire(), given_up.wait()))
+    try:
+        await asyncio.wait({taken, gone}, return_when="FIRST_COMPLETED")
+        return taken.done()
+    except BaseException:
+        if taken.done():
+            lock.release()
+        raise
+    finally:
+        taken.cancel()
+        gone.cancel()

@@ -92,11 +92,14 @@ class EnvServlet:
             nonlocal blot
             before = self._secrets.take(plan.get("secrets") or {}, secrets)
             blot = self._secrets.blot()
+            made = False
             try:
-                return do(plan, put, given_up)
-            except BaseException:
-                self._secrets.take(*before)
-                raise
+                done = do(plan, put, given_up)
+                made = last == "done"  # what is only built runs nowhere yet
+                return done
+            finally:
+                if not made:
+                    self._secrets.take(*before)
 
         def work() -> None:
             try:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from runkit.errors import InstallFailed
-from runkit.model.foreign import FOREIGN
 from runkit.servlet.locks import install_lock
 from runkit.servlet.programs import Runner, locked
 from runkit.wire.installers import failure_kind
@@ -144,7 +143,7 @@ def activation(path: Path, run: Runner) -> Activation:
     own.update(
         {str(name): str(value) for name, value in _json(path / "conda-meta" / "state").get("env_vars", {}).items()}
     )
-    before = {name: value for name, value in run.environment.items() if name not in FOREIGN}
+    before = run.environment
     path_before = before.get("PATH") or os.defpath
     front = str(path / "bin")
     start = {

@@ -39,6 +39,8 @@ async def make(asked: dict[str, Any]) -> None:
     records = []
     for record in asked["records"]:
         path = asked["files"].get(record["url"])
+        if path and not os.path.exists(path):  # cleared away since: the channel may still have it
+            path = None
         if path:  # py-rattler takes what lies here as it is
             _check(Path(path), record)
         records.append(from_json(record, Path(path).as_uri() if path else None))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from runkit.model.secret import ARRIVED, INDEX
 from runkit.wire import places
@@ -124,7 +125,8 @@ class Secrets:
     def _needles(self) -> Iterable[str]:
         for secret in self._held.values():
             for value in secret["variables"].values():
-                yield from (part for part in (value, *value.splitlines()) if len(part) >= _SHORTEST)
+                in_url = quote(value, safe="", errors="surrogateescape")
+                yield from (part for part in (value, *value.splitlines(), in_url) if len(part) >= _SHORTEST)
             for file in secret["files"]:
                 for word in _WORDS.findall(base64.b64decode(file["content"])):
                     yield word.decode(errors="replace")
@@ -221,8 +223,9 @@ def remove_all(runtime: Path) -> None:
     """Remove the files of all secrets of a server that has no env any more."""
     path = runtime / "secrets"
     if path.is_symlink():
-        shutil.rmtree(os.readlink(path), ignore_errors=True)
-        path.unlink()
+        target = os.readlink(path)
+        path.unlink()  # first: a link that another env makes meanwhile leads to a folder of its own
+        shutil.rmtree(target, ignore_errors=True)
     else:
         shutil.rmtree(path, ignore_errors=True)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from runkit.model.passed_on import environment
 from runkit.transport.script import quote_path
 
 if TYPE_CHECKING:
@@ -99,7 +100,11 @@ def rsync(
         remote = f'mkdir -p {shlex.quote(parent)} && exec rsync "$@"'
         options.append(f"--rsync-path=sh -c {shlex.quote(remote)} rsync")
     done = subprocess.run(
-        [*start, *options, "--", *paths], stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True
+        [*start, *options, "--", *paths],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        start_new_session=True,
     )
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()

@@ -14,6 +14,7 @@ import threading
 import time
 
 from runkit.errors import HostUnreachable, UsageError
+from runkit.model.passed_on import environment
 from runkit.transport import relay, ssh_errors
 from runkit.transport.base import Address
 from runkit.transport.mux import Mux, MuxError
@@ -65,7 +66,7 @@ class Master:
         ]
         self._process = subprocess.Popen(
             ["/bin/sh", "-c", LIFELINE, "runkit-ssh", str(self._folder), *command], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            stderr=self._log, bufsize=0, start_new_session=True, cwd="/", env={**os.environ, "SSH_ASKPASS_REQUIRE": "never"},
+            stderr=self._log, bufsize=0, start_new_session=True, cwd="/", env={**environment(), "SSH_ASKPASS_REQUIRE": "never"},
         )  # fmt: skip
         self._owner = os.getpid()
         try:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from runkit.errors import HostUnreachable, PortInUse, UsageError
+from runkit.model.passed_on import environment
 from runkit.transport import known_hosts, process, relay, ssh_errors, streams
 from runkit.transport.base import Address, Forward, Transport
 from runkit.transport.credentials import Credentials
@@ -166,6 +167,7 @@ class OpenSSH(Transport):
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 stderr=said.fileno(),
+                env=environment(),
                 start_new_session=True,
             )
             theirs.close()
@@ -199,7 +201,11 @@ class OpenSSH(Transport):
         file = user_config()
         own = ["-F", str(file)] if os.environ.get("RUNKIT_SSH_CONFIG") else []
         done = subprocess.run(
-            ["ssh", *own, "-G", *self._arguments()], capture_output=True, text=True, stdin=subprocess.DEVNULL
+            ["ssh", *own, "-G", *self._arguments()],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
         )
         if done.returncode:
             raise UsageError(f"ssh does not accept {self.description}: {done.stderr.strip()}")

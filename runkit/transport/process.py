@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 
+from runkit.model.passed_on import environment
 from runkit.transport.script import OnOutput
 
 CHUNK = 256 * 1024  # bytes read at once
@@ -18,7 +19,13 @@ def start(command: list[str], *, feed: bool, env: dict[str, str] | None = None) 
     """Start a command in a session of its own, so that Ctrl-C here does not end it half way."""
     stdin = subprocess.PIPE if feed else subprocess.DEVNULL
     return subprocess.Popen(
-        command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, start_new_session=True, env=env
+        command,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,
+        env=environment() if env is None else env,
     )
 
 

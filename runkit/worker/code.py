@@ -221,14 +221,16 @@ class Code:
             sys.modules["linecache"].checkcache()
         self._active, self._versions = wanted, versions
 
-    def enter_folder(self, roots: Sequence[Root]) -> None:
+    def enter_folder(self, roots: Sequence[Root], apart: bool = False) -> None:
         """Make the working dir, or the mirror of the first root, the current folder of the call on this thread.
+
+        Without either it is where it was; for code that comes from no mirror (`apart`) it is the home folder.
 
         Each thread has a current folder of its own where the kernel lets it, so overlapping calls of two projects do not pull
         each other's away; where it does not (some containers forbid unshare) they share one.
         """
         folder = self.working_dir or (roots[0][0] if roots else None)
-        if folder is None:
+        if folder is None and not apart:
             return
         if not hasattr(self._threads, "own"):
             self._threads.own = True
@@ -237,7 +239,7 @@ class Code:
 
                 ctypes.CDLL(None).unshare(_UNSHARE_FOLDER)
         try:
-            os.chdir(self.tree(folder))
+            os.chdir(self.tree(folder) if folder is not None else os.path.expanduser("~"))
         except OSError:  # the mirror was removed by hand: imports will say so
             pass
 

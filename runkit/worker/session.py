@@ -155,7 +155,7 @@ class Session:
         if advice != self._advised and frame.meta.get("op", "run") == "run":  # once, to whoever may wonder
             self._advised = advice
             if advice:
-                self.send(frames.LOG, task.call, {"s": 2}, [f"[runkit: {advice}]\n".encode()], 0, False)
+                task.send(frames.LOG, {"s": 2}, [f"[runkit: {advice}]\n".encode()])
         self._worker.executor.submit(task)
 
     def close(self) -> None:

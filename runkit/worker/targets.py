@@ -46,16 +46,16 @@ class Targets:
         roots = target.get("_roots")
         if roots is None:
             roots = target["_roots"] = as_roots(target.get("roots", ()))
-        self._activate(task, roots)
+        self._activate(task, roots, bool(target.get("apart")))
         task.interruptible = True  # an import may take long
         if "ref" in target:
             return self._code.find(roots, *target["ref"])
         return self._value(target, roots)
 
-    def _activate(self, task: Task, roots: Sequence[Any]) -> None:
+    def _activate(self, task: Task, roots: Sequence[Any], apart: bool = False) -> None:
         task.roots = roots
         self._code.activate(roots)
-        self._code.enter_folder(roots)
+        self._code.enter_folder(roots, apart)
 
     def _value(self, target: dict, roots: Sequence[Any]) -> Any:
         # What it refers to are modules of these roots, as they were when it was loaded.

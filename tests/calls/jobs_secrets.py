@@ -17,7 +17,7 @@ def look(names: list[str]) -> dict[str, str | None]:
 
 def modes(folder: str) -> dict[str, int]:
     paths = [Path(folder), *Path(folder).rglob("*")]
-    return {os.path.relpath(path, folder).removeprefix("."): stat.S_IMODE(path.stat().st_mode) for path in paths}
+    return {str(path)[len(folder) + 1 :]: stat.S_IMODE(path.stat().st_mode) for path in paths}
 
 
 def value(secret: rk.Secret | str) -> str:

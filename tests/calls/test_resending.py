@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 import runkit as rk
 from tests.calls import jobs
 from tests.envs.packages import wheel
+from tests.hosts import Host
 
 LOOK = "import os, importlib.util as u; print(os.path.exists('of_work.py'), u.find_spec('of_tools') is not None)"
 
@@ -68,3 +72,38 @@ def test_more_than_there_is_just_now(cluster: rk.Cluster) -> None:
     cluster.remove_env("holds")
     assert sent(cluster, compute={"CPU": many}) == ("k",)
     cluster.remove_env("resent")
+
+
+def test_two_clients_at_once(cluster: rk.Cluster, host: Host, tmp_path: Path) -> None:
+    """Both get the one build."""
+    program = tmp_path / "client.py"
+    program.write_text(f"""
+import sys
+import runkit as rk
+box = rk.cluster("box", **{host.place!r})
+box.up_if_not()
+print("up", flush=True)
+input()
+env = rk.env(name="twin", reqs=["six==1.16.0"], setup_cmds=["echo built >>~/builds-of-twin; sleep 1"], root_reqs=False)
+print(env.to(box).status().pid)
+""")
+    clients = [
+        subprocess.Popen(
+            [sys.executable, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=tmp_path, env={**os.environ, "RUNKIT_HOME": str(tmp_path / str(number)), "PYTHONPATH": os.getcwd()},
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    for client in clients:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "up\n", client.communicate()
+    for client in clients:
+        assert client.stdin is not None
+        client.stdin.write("go\n")
+        client.stdin.flush()
+    said = [client.communicate(timeout=120) for client in clients]
+    assert [client.returncode for client in clients] == [0, 0], said
+    assert {out for out, _ in said} == {f"{cluster.env_status('twin').pid}\n"}
+    assert host.run("cat ~/builds-of-twin").stdout == "built\n"
+    assert sum("wait for another" in err for _, err in said) == 1
+    cluster.remove_env("twin")

@@ -22,11 +22,10 @@ ODD = 's3cr\'et "q"\n$tail @/:%pä'
 """What a value may hold: quotes, a line break, a dollar, what a URL would have to quote, more than ASCII."""
 
 WATCH = """
-import glob, os, sys, time
+import glob, os, subprocess, time
 needle, seen = bytes.fromhex(HEX), set()
-print("watching", flush=True)
-until = time.monotonic() + 100
-while time.monotonic() < until and not os.path.exists(STOP):
+
+def look():
     for path in glob.glob("/proc/[0-9]*/cmdline") + glob.glob("/proc/[0-9]*/environ"):
         try:
             with open(path, "rb") as file:
@@ -34,6 +33,17 @@ while time.monotonic() < until and not os.path.exists(STOP):
                     seen.add((path, open(os.path.dirname(path) + "/comm").read()))
         except OSError:
             pass
+
+control = subprocess.Popen(["sleep", "100"], env={"X": needle})
+look()
+assert {path for path, _ in seen} == {f"/proc/{control.pid}/environ"}, seen
+seen.clear()
+control.kill()
+control.wait()
+print("watching", flush=True)
+until = time.monotonic() + 100
+while time.monotonic() < until and not os.path.exists(STOP):
+    look()
 print(sorted(seen))
 """
 
@@ -65,7 +75,7 @@ def test_values_arrive(cluster: rk.Cluster, home: Path, monkeypatch: pytest.Monk
         "RUNKIT_SECRETS": folder,
     }  # fmt: skip
     assert rk.function(own.modes).to(cluster, env=env)(folder) == {
-        "": 0o700, "aws": 0o700, "bin": 0o700, "index.json": 0o600, "aws/credentials": 0o600, "bin/key.bin": 0o600,
+        "": 0o700, "aws": 0o700, "bin": 0o700, ".index.json": 0o600, "aws/credentials": 0o600, "bin/key.bin": 0o600,
     }  # fmt: skip
     # Of a Secret that travelled, and of one that is named over there; in children as well.
     value = rk.function(own.value).to(cluster, env=env)
@@ -90,6 +100,8 @@ def test_a_missing_one_is_named_before_anything_else(cluster: rk.Cluster) -> Non
             "NO_SUCH is not set",
         ):
             assert words in str(caught.value)
+    with pytest.raises(SecretNotFound):
+        rk.cluster("far", host="192.0.2.1", default_env=env).up_if_not()
     assert "lacking" not in cluster.status()["envs"]
 
 
@@ -132,24 +144,26 @@ def test_a_changed_value_reaches_the_running_process(
     fewer = rk.env(name="turning", secrets=[rk.Secret("turn", env="TURN")], env_vars={"KEPT": "1"}, root_reqs=False)
     fewer.to(cluster)
     assert look(["TURN", "AWS_CONFIG_FILE"]) == {"TURN": ODD, "AWS_CONFIG_FILE": None}
-    assert sorted(rk.function(own.modes).to(cluster, env=fewer)(folder)) == ["", "index.json"]
+    assert sorted(rk.function(own.modes).to(cluster, env=fewer)(folder)) == ["", ".index.json"]
     rk.env(name="turning", env_vars={"KEPT": "1"}, root_reqs=False).to(cluster)
     assert look(["TURN", "RUNKIT_SECRETS"]) == {"TURN": None, "RUNKIT_SECRETS": None}
     assert pid() == process
     assert cluster.run(f"ls {folder}", stream_logs=False)[0][0] != 0
 
 
-def test_the_default_env_has_secrets_too(cluster: rk.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TURN", "first")
+def test_the_default_env_has_secrets_too(cluster: rk.Cluster, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = secrets.token_hex(12), secrets.token_hex(12)
+    monkeypatch.setenv("TURN", first)
     secret = rk.Secret("turn", env="TURN")
     with rk.cluster("box", **cluster_place(cluster), default_env=rk.env(secrets=[secret], root_reqs=False)) as box:
         look = rk.function(own.look).to(box, env=rk.env(env_vars={"ON_TOP": "1"}, root_reqs=False))
-        assert look(["TURN", "ON_TOP"]) == {"TURN": "first", "ON_TOP": "1"}
+        assert look(["TURN", "ON_TOP"]) == {"TURN": first, "ON_TOP": "1"}
         process = rk.function(jobs.pid).to(box)()
-        monkeypatch.setenv("TURN", "second")
-        assert rk.function(own.look).to(box)(["TURN", "ON_TOP"]) == {"TURN": "second", "ON_TOP": "1"}
+        monkeypatch.setenv("TURN", second)
+        assert rk.function(own.look).to(box)(["TURN", "ON_TOP"]) == {"TURN": second, "ON_TOP": "1"}
         assert rk.function(jobs.pid).to(box)() == process
-        assert rk.function(own.on_ray).to(box)("TURN") == "second"
+        assert rk.function(own.on_ray).to(box)("TURN") == second
+        assert found_on(host, [first, second]) == set()
     cluster.remove_env("default")
 
 

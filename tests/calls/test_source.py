@@ -102,7 +102,7 @@ def test_nothing_leaks_from_one_function_into_another(project: MakeProject) -> N
             "both.py": """
                 import os, sys
                 def which():
-                    return os.environ.get("WHICH"), any(path.endswith("/tree") for path in sys.path)
+                    return os.environ.get("WHICH"), any(path.endswith("/tree") for path in sys.path), os.path.exists("both.py")
                 def also():
                     return which()
             """,
@@ -121,7 +121,9 @@ def test_nothing_leaks_from_one_function_into_another(project: MakeProject) -> N
             """,
         }
     )
-    assert here.run("run.py") == ["('a', False) ('b', True) ('b', False) ('a', False) ('b', True)"]
+    assert here.run("run.py") == [
+        "('a', False, False) ('b', True, True) ('b', False, False) ('a', False, False) ('b', True, True)"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ A page becomes one script with its blocks at the line numbers they have in the p
     ```python                      run, in order, in one namespace
     ```python title="a/b.py"       a file of the reader's project, written before the script starts
     ```text title="output"         lines that the blocks so far have printed, in this order
+    ```yaml title="a.yml"          the same
     ```bash                        commands: checked to exist
     ```text                        a drawing
 """
@@ -45,7 +46,7 @@ def blocks(page: Path) -> Iterator[Block]:
         raise AssertionError(f"{page.name} has a fence that this reader does not understand")
     for match in found:
         language, title = match["language"], match["title"]
-        known = language in ("python", "bash", "text") and (title is None or language != "bash")
+        known = language in ("python", "text") or language == ("bash" if title is None else "yaml")
         assert known, f"{page.name}: a block of kind {language!r}, title {title!r}"
         yield Block(language, title, match["body"], text.count("\n", 0, match.start("body")) + 1)
 
@@ -62,7 +63,7 @@ def script(page: Path) -> str:
 
 def files(page: Path) -> dict[str, str]:
     """The files of the reader's project: path -> content."""
-    return {block.title: block.body for block in blocks(page) if block.language == "python" and block.title}
+    return {block.title: block.body for block in blocks(page) if block.language in ("python", "yaml") and block.title}
 
 
 def outputs(page: Path) -> list[str]:

@@ -21,7 +21,7 @@ def test_command_exists(command: str) -> None:
     if program.startswith("./"):
         assert os.access(pages.REPOSITORY / program, os.X_OK)
     elif program == "runkit":
-        words = arguments[:2] if arguments[0] == "server" else arguments[:1]
+        words = arguments[:2] if arguments[0] in ("server", "env") else arguments[:1]
         done = subprocess.run(
             [sys.executable, "-m", "runkit.cli", *words, "--help"], capture_output=True, text=True, timeout=60
         )

@@ -19,7 +19,7 @@ RUNNABLE = [page for page in pages.pages() if pages.script(page).strip()]
 
 @pytest.mark.timeout(600)  # the first one installs the server
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(pages.REPOSITORY)))
-def test_page(page: Path, host: Host, tmp_path: Path) -> None:
+def test_page(page: Path, host: Host, gits: dict[str, str], tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     (project / "pyproject.toml").write_text('[project]\nname = "reader"\nversion = "0"\n')
@@ -36,7 +36,7 @@ def test_page(page: Path, host: Host, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "page.py"],
         cwd=project,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
+        env={**os.environ, **gits, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import uv
 
@@ -61,7 +62,7 @@ class Host:
         self.calls.append(f"{method} {path}")
         data = b"".join(chunks)
         assert len(data) == length
-        kept = self.home / path.removeprefix("/v1/")
+        kept = self.home / unquote(path.removeprefix("/v1/"))
         kept.parent.mkdir(parents=True, exist_ok=True)
         if path.startswith("/v1/wheels/"):
             assert hashlib.sha256(data).hexdigest() == kept.parent.name

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uv
@@ -91,9 +92,10 @@ def test_a_file_becomes_an_env(client: Client, host: Host, orchard: Channel, sta
     assert host.calls == ONE_QUESTION
 
 
-def test_activation_is_captured_once(client: Client, host: Host, orchard: Channel) -> None:
-    env = asked(orchard, "pressed", "press", setup_cmds=["echo $CONDA_DEFAULT_ENV $PRESS_HOME; command -v press"])
-    client.send(env)
+def test_activation_is_captured_once(client: Client, host: Host, orchard: Channel, stall: Index) -> None:
+    commands = ["echo $CONDA_DEFAULT_ENV $PRESS_HOME; command -v press", f"pip install --index-url {stall.url} plum"]
+    client.send(asked(orchard, "pressed", "press", setup_cmds=commands))
+    assert host.run("pressed", "import plum; print(plum.__version__)") == "1.0"
     prefix = host.home / "envs" / host.plans["pressed"]["build"]
     assert f"pressed {prefix}/share/press" in host.logs
     assert f"{prefix}/bin/press" in host.logs
@@ -127,6 +129,36 @@ def test_a_host_without_internet_gets_everything_from_here(client: Client, host:
         f"{orchard.url}/noarch/orchard-2.0-0.tar.bz2",
         *(one for one in host.plans["offline"]["conda"]["files"] if "/python-" in one),
     }
+
+
+def test_a_shipped_file_that_was_changed_is_refused(client: Client, host: Host, orchard: Channel) -> None:
+    host.online = False
+    client.send(asked(orchard, "shipped", "orchard<2"))
+    plan = host.plans["shipped"]
+    (place,) = (place for url, place in plan["conda"]["files"].items() if "/orchard-" in url)
+    kept = host.home / "wheels" / place
+    before = kept.read_bytes()
+    kept.write_bytes(b"something else")
+    try:
+        with pytest.raises(rk.errors.InstallFailed, match="Hash mismatch"):
+            _install({**plan, "build": "changed"}, host)
+        assert not (host.home / "envs" / "changed").exists()
+    finally:
+        kept.write_bytes(before)
+
+
+def test_virtual_packages_are_the_hosts(client: Client, host: Host, orchard: Channel) -> None:
+    status = host.status()
+
+    def on(**facts: object) -> None:
+        client.deployer = type(client.deployer)(host, {**status, "host": {**status["host"], **facts}}, home=client.home)
+
+    on(cuda="12.4")
+    client.send(asked(orchard, "driven", "gpu"))
+    assert host.run("driven", "import gpu; print(gpu.__version__)") == "1.0"
+    on(glibc=[2, 16])
+    with pytest.raises(rk.errors.RequirementsConflict, match="__glibc"):
+        client.send(asked(orchard, "old", "press"))
 
 
 def test_more_pip_requirements_do_not_solve_again(client: Client, host: Host, orchard: Channel, stall: Index) -> None:
@@ -185,10 +217,14 @@ def test_a_package_that_is_not_what_was_promised_is_refused(host: Host, client: 
 
 
 def test_a_token_of_a_channel_stays_here(client: Client, host: Host, tmp_path: Path) -> None:
-    with channel(tmp_path / "channel", token="hunter2") as private:
+    with channel(tmp_path / "channel", below="/t/hunter2") as private:
         client.send(asked(private, "private", "orchard"))
         assert host.run("private", VERSIONS) == f"2.0.{private.minor}"
         assert all(request.split()[1].startswith("/t/hunter2/") for request in private.requests)
+        wrong = rk.conda_env(conda_env={"channels": [private.url.replace("hunter2", "hunter3")]}, name="private")
+        with pytest.raises(rk.errors.LoginRefused) as caught:
+            client.send(wrong)
+        assert "hunter3" not in str(caught.value)
     assert "hunter2" not in str(host.plans) + str(host.logs) + str(client.events)
     for path in host.home.rglob("*"):
         assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
@@ -209,7 +245,7 @@ def test_an_install_that_was_cut_off_is_made_again(client: Client, host: Host, o
     assert not (host.home / "envs" / "cut").exists()
     (host.home / "envs" / "cut" / "conda-meta").mkdir(parents=True)  # as kill -9 would leave it
     built: list[bool] = []
-    both = [threading.Thread(target=lambda: built.append(_install(plan, place))) for _ in range(2)]
+    both = [threading.Thread(target=lambda: built.append(_install({**plan, "build": "cut"}, host))) for _ in range(2)]
     for thread in both:
         thread.start()
     for thread in both:
@@ -217,8 +253,9 @@ def test_an_install_that_was_cut_off_is_made_again(client: Client, host: Host, o
     assert sorted(built) == [False, True]
 
 
-def _install(plan: dict[str, object], place: dict[str, object]) -> bool:
-    return install({**plan, "build": "cut"}, **place, emit=lambda event: None).created  # type: ignore[arg-type]
+def _install(plan: dict[str, Any], host: Host) -> bool:
+    place: dict[str, Any] = {"home": host.home, "uv": Path(uv.find_uv_bin()), "environment": os.environ}
+    return install(plan, **place, emit=lambda event: None).created
 
 
 # -- conda environments of this machine

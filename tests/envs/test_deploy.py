@@ -147,6 +147,15 @@ def test_a_host_without_internet_gets_everything_from_here(client: Client, host:
     assert not any(call.startswith("PUT /v1/wheels/") for call in host.calls)
 
 
+def test_packages_of_a_folder_go_to_every_host(client: Client, host: Host, shop: Index, tmp_path: Path) -> None:
+    wheel(tmp_path / "links", "quince", "1.0")
+    asked = env("e", ["quince", f"--find-links {tmp_path / 'links'}"])
+    client.send(asked)
+    other = Host(tmp_path / "other-host")
+    Client(other, client.home).send(asked)
+    assert other.run("e", "import quince; print(quince.__version__)") == "1.0"
+
+
 def test_a_host_that_cannot_fetch_after_all_gets_it_from_here(
     client: Client, host: Host, shop: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:

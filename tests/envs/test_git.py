@@ -331,6 +331,19 @@ def test_local_is_the_checkout_and_reqs_what_it_asks_for(
     assert commit not in str(client.host.plans["e"]["spec"]["lines"])
 
 
+def test_a_version_made_of_tags(client: Client, plum: Repository) -> None:
+    """The commit itself is fetched alone first; the history comes when the version turns out to be made of it."""
+    files = project("plum", "0")
+    files["pyproject.toml"] = files["pyproject.toml"].replace('version = "0"', 'dynamic = ["version"]')
+    describe = "import subprocess\nVERSION = subprocess.check_output(['git', 'describe', '--tags', '--abbrev=0'], text=True).strip()\n"
+    files["backend.py"] = files["backend.py"].replace("def metadata", describe + "def metadata", 1)
+    plum.commit({**files, "setup.cfg": "# setuptools_scm\n"}, "2.5")
+    plum.commit({"plum.py": "later = 1\n"})
+    with serve(plum.bare.parent, password=TOKEN) as server:
+        client.send(rk.GitPackage(f"{server.url}/plum.git", token=rk.Secret("t", value=lambda: TOKEN)))
+    assert client.version() == "2.5"
+
+
 def test_two_at_once_make_one_checkout(plum: Repository) -> None:
     plum.commit(project("plum", "1.0"))
     with ThreadPoolExecutor(4) as pool:

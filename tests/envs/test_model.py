@@ -78,7 +78,7 @@ def test_paths_are_folders_files_or_requirements(here: Path, monkeypatch: pytest
         ("./notes.txt", "reqs:./notes.txt"),
         ("hg+https://example.org/x", "only those from git"),
         ("x @ svn+ssh://me@example.org/x", "only those from git"),
-        ("conda:", "names no conda package"),
+        ("conda:", "names no package"),
     ],
 )
 def test_a_bad_package_is_refused_at_once(here: Path, text: str, said: str) -> None:
@@ -118,6 +118,10 @@ def test_a_password_in_a_git_url_is_not_shown() -> None:
         ({"compute": {"memory": "2 apples"}}, "2GiB"),
         ({"compute": ["CPU"]}, "mapping"),
         ({"root_reqs": "no"}, "root_reqs"),
+        ({"install_timeout": 0}, "seconds above 0"),
+        ({"install_timeout": float("nan")}, "seconds above 0"),
+        ({"install_timeout": float("inf")}, "seconds above 0"),
+        ({"install_timeout": "10"}, "seconds above 0"),
     ],
 )
 def test_a_bad_env_is_refused_at_once(here: Path, arguments: dict, said: str) -> None:

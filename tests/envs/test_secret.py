@@ -18,6 +18,7 @@ import cloudpickle
 import pytest
 
 import runkit as rk
+from runkit.client import apply
 from runkit.errors import SecretNotFound, UsageError
 from runkit.model.env import Env
 from runkit.model.kept import kept, restored
@@ -29,7 +30,7 @@ VALUE = "pä ss'w\"o$r`d\n@/:%"
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home without credentials."""
-    variables = {name for p in PROVIDERS.values() for names in (*p.variables, p.settings) for name in names}
+    variables = {name for p in PROVIDERS.values() for names in (*p.variables, p.settings, p.choices) for name in names}
     variables |= {file.variable for p in PROVIDERS.values() for file in p.files if file.variable}
     for name in variables | {"HF_TOKEN_PATH", "HF_HOME", "CLOUDSDK_CONFIG"}:
         monkeypatch.delenv(name, raising=False)
@@ -131,6 +132,7 @@ def test_what_is_wrong_is_said_without_the_value(home: Path, monkeypatch: pytest
         (lambda: rk.Secret("hf", path="x", value=str), "a path and a value"),
         (lambda: rk.Secret("../hf"), "'../hf' cannot be the name of a secret"),
         (lambda: rk.env(secrets="aws"), "secrets is a list"),
+        (lambda: rk.env(env_vars={"X": rk.Secret("x", env="X")}), "X: a secret is no part of env_vars"),
         (lambda: rk.env(secrets=[token]), "entry 1 of secrets is no provider of secrets"),
         (lambda: rk.env(secrets=["hugingface"]), "did you mean 'huggingface'"),
         (lambda: rk.env(secrets=["x"]), "providers are anthropic, aws, "),
@@ -170,11 +172,18 @@ def test_variables_come_before_files(home: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("AWS_REGION", "mars-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")  # one of two: not enough
     files = {"credentials": "AWS_SHARED_CREDENTIALS_FILE", "config": "AWS_CONFIG_FILE"}
-    assert material("aws") == ({"AWS_REGION": "mars-1"}, files)
+    monkeypatch.setenv("AWS_PROFILE", "mine")  # a part of a file
+    assert material("aws") == ({"AWS_REGION": "mars-1", "AWS_PROFILE": "mine"}, files)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
     assert material("aws") == ({"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_REGION": "mars-1"}, {})
     with pytest.raises(UsageError, match="several values, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"):
         rk.Secret("aws").value()
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "session")
+    assert sorted(rk.Secret("aws").read().variables) == [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+    ]
 
 
 def test_files_are_found_where_tools_look_for_them(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,3 +215,30 @@ def test_runhouse_names_are_providers() -> None:
     names = "anthropic aws azure cohere gcp github huggingface kubernetes lambda langchain openai paperspace pinecone sky ssh wandb"
     assert isinstance(env := rk.env(secrets=names.split()), Env)
     assert [secret.name for secret in env.secrets] == names.split()
+
+
+def row(name: str) -> str:
+    """The line about a provider in the table of docs/how-to/secrets.md."""
+    provider = PROVIDERS[name]
+    variables = " or ".join(" + ".join(f"`{variable}`" for variable in names) for names in provider.variables)
+    files = []
+    for file in provider.files:
+        points = f" (`{file.variable}`)" if file.variable else f" (`{file.content}`)" if file.content else ""
+        files.append(f"`{file.places[-1]}`{f', the login of {file.login}' if file.login else ''}{points}")
+    if provider.command:
+        files.append(f"what `{' '.join(provider.command)}` prints")
+    return f"| `{name}` | {variables or '–'} | {', '.join(files) or '–'} |"
+
+
+def test_the_documentation_names_all_providers() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/secrets.md").read_text()
+    table = [line for line in page.splitlines() if line.startswith("| `") and line.split("`")[1] in PROVIDERS]
+    assert table == [row(name) for name in PROVIDERS]
+
+
+def test_an_env_out_of_a_file_is_checked_before_it_is_applied(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(home / "default.toml", 'secrets = ["huggingface", {name = "db", env = "NO_SUCH"}]\n')
+    assert apply.main([str(file), "--check"]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["type"] == "SecretNotFound"
+    assert "NO_SUCH is not set" in error["message"]

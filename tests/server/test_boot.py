@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -12,21 +13,28 @@ from typing import Any
 import pytest
 
 import runkit as rk
+from runkit.client.env_status import EnvStatus
 from runkit.errors import SetupFailed, UsageError
 from runkit.model.env_file import read_env
 from runkit.server import boot
 from runkit.server.settings import Settings
+from tests.docs import pages
 from tests.hosts import Host
+
+PAGE = pages.REPOSITORY / "docs/how-to/looking-after-envs.md"
 
 FILE = """
 name = "cluster_default"
 reqs = ["./tools"]
 setup_cmds = ["echo made by $OF_BOOT >made-at-boot"]
 working_dir = "work"
+secrets = [{ name = "boot", env = "BOOT_TOKEN" }]
 
 [env_vars]
 OF_BOOT = "it's \\"here\\", $HOME %h"
 """
+
+TOKEN = "t0ken-" + secrets.token_hex(8)
 
 # There is no cron on this machine, and none would run in a host's namespace: what `crontab` keeps, a file keeps.
 CRONTAB = '#!/bin/sh\n[ "$1" = -l ] && exec cat ~/crontab\ncat >~/crontab\n'
@@ -51,7 +59,8 @@ def set_up(host: Host, *options: str) -> tuple[int, list[str], dict[str, Any]]:
     """Run setup_cluster.sh there as it lies there: its status, what it says, its answer."""
     script = host.run("ls -d ~/.runkit/code/*/runkit/launch/setup_cluster.sh").stdout.split()[-1]
     done = host.run(
-        f"PATH=$HOME/bin:$PATH sh {script} --offline --port {host.server_port} {' '.join(options)}", check=False
+        f"BOOT_TOKEN={TOKEN} PATH=$HOME/bin:$PATH sh {script} --offline --port {host.server_port} {' '.join(options)}",
+        check=False,
     )
     *said, last = done.stdout.splitlines()
     return done.returncode, said, json.loads(last)
@@ -70,7 +79,10 @@ def test_from_a_file_and_back_after_a_boot(lone_host: Host) -> None:
     assert answer["ready"]["port"] == host.server_port
     assert any("by cron" in line for line in said)
     assert set_up(host, "--default-env", "~/init/default.toml", "--boot")[0] == 0  # changes nothing
-    before = look(host)
+    before, env = look(host)
+    assert env.secrets_lost == ()
+    with rk.cluster("lone", **host.place) as box:
+        assert box.run("echo ${#BOOT_TOKEN}", stream_logs=False)[0][1] == f"{len(TOKEN)}\n"
     daily, line = (host.home / "crontab").read_text().splitlines()
     assert daily == "@daily /bin/true"
     plan = host.home / f".runkit/servers/{host.server_port}/envs/default.json"
@@ -86,7 +98,10 @@ def test_from_a_file_and_back_after_a_boot(lone_host: Host) -> None:
         "env -i HOME=$HOME LOGNAME=$USER PATH=/usr/bin:/bin SHELL=/bin/sh /bin/sh -c "
         + _quoted(line.removeprefix("@reboot "))
     )
-    assert look(host) == before
+    after, env = look(host)
+    assert after == before
+    assert env.secrets_lost == ("boot",)  # the values of secrets are on no disk
+    assert host.run(f"grep -rl {TOKEN} ~ /tmp 2>/dev/null", check=False).stdout == ""
 
 
 def put(host: Host, name: str, text: str) -> None:
@@ -94,7 +109,7 @@ def put(host: Host, name: str, text: str) -> None:
     host.run(f"mkdir -p $(dirname {path}) && cat >{path} && chmod 755 {path}", input=text)
 
 
-def look(host: Host) -> list[Any]:
+def look(host: Host) -> tuple[str, EnvStatus]:
     """What a client that knows nothing of the file finds there."""
     with rk.cluster("lone", **host.place) as box:
         lines = [
@@ -106,7 +121,7 @@ def look(host: Host) -> list[Any]:
         assert code == 0, err
         env = box.env_status()
         assert (env.state, env.alias) == ("ready", "cluster_default")
-        return [out]
+        return out, env
 
 
 def _quoted(text: str) -> str:
@@ -122,15 +137,19 @@ def test_what_is_wrong_is_said(lone_host: Host) -> None:
     assert "did you mean 'reqs'" in answer["error"]["message"]
     status, _, answer = set_up(host, "--default-env", "~/init/nothing.toml")
     assert (status, "no such file" in answer["error"]["message"]) == (1, True)
-    put(host, "init/wrong.toml", 'reqs = ["no-such-package-of-runkit"]\n')
+    put(host, "init/wrong.toml", 'setup_cmds = ["no-such-program-of-runkit"]\n')
     pid = rk.cluster("lone", **host.place).up_if_not().status()["pid"]
     status, _, answer = set_up(host, "--default-env", "~/init/wrong.toml")
-    assert (status, answer["error"]["type"]) == (1, "ResolutionFailed")
-    assert "no-such-package-of-runkit" in answer["error"]["message"]
+    assert (status, answer["error"]["type"]) == (1, "InstallFailed")
+    assert "no-such-program-of-runkit" in answer["error"]["message"]
     assert rk.cluster("lone", **host.place).status()["pid"] == pid
 
 
 def test_files(tmp_path: Path) -> None:
+    [shown] = [one for one in pages.blocks(PAGE) if one.title and one.title.endswith(".toml")]
+    (tmp_path / "requirements.txt").write_text("six\n")
+    (tmp_path / "shown.toml").write_text(shown.body)
+    assert read_env(tmp_path / "shown.toml").env_vars == {"MODE": "shared"}
     (tmp_path / "here").mkdir()
     file = tmp_path / "env.toml"
     file.write_text(

@@ -218,6 +218,20 @@ def test_build_is_ended_at_its_deadline(server: Server, tmp_path: Path) -> None:
     assert "late" not in server.api.json("GET", "/v1/envs")["envs"]
 
 
+def test_wait_for_another_change_ends_at_the_deadline(server: Server, tmp_path: Path) -> None:
+    events = server.api.events(
+        "PUT", "/v1/envs/taken", plan("taken", build="taken-1", setup_cmds=["echo on; sleep 600"])
+    )
+    while next(events) != {"log": "on"}:
+        pass
+    other = plan("taken", build="taken-2", install_timeout={"seconds": 60.0, "left": 0.5})
+    failed, before = send(server, other)
+    events.close()
+    assert before == [{"phase": "wait for another change of the same env"}]
+    assert failed["error"]["type"] == "InstallTimeout"
+    assert "of 60 s: it had been at 'wait for another change of the same env' for 0" in failed["error"]["message"]
+
+
 def test_build_is_ended_by_delete(server: Server, tmp_path: Path) -> None:
     hanging = plan("doomed", build="doomed-1", setup_cmds=[f"sleep 600 & echo $! > {tmp_path}/pid; echo on; wait"])
     events = server.api.events("PUT", "/v1/envs/doomed", hanging)

@@ -88,7 +88,8 @@ def test_what_goes_and_what_stays(home: Path) -> None:
 
 def test_a_build_in_use(home: Path) -> None:
     """By a servlet that has it, a process that was started from it, or one that is just making it."""
-    place = {"home": str(home), "uv": uv.find_uv_bin(), "mark": str(home), "variables": {}}
+    folders = {"runtime": str(home), "sockets": str(home)}
+    place = {"home": str(home), "uv": uv.find_uv_bin(), "mark": str(home), "variables": {}, **folders}
     servlet = EnvServlet(place, "one", 1)
     assert list(servlet.build(plan("one", build="new"), "ticket"))[-1] == {"built": "new"}
     assert "env new" not in names(gc.collect(home, everything=True))

@@ -194,6 +194,7 @@ def test_worker_and_its_children_end_when_its_keeper_is_killed(spec: WorkerSpec,
         "import sys, time\n"
         f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
         "from runkit.servlet.keeper import Keeper\n"
+        "from runkit.servlet.conda import Activation\n"
         "from runkit.servlet.spawn import WorkerSpec\n"
         f"keeper = Keeper({spec!r})\n"
         "print(keeper.start()['worker']['pid'], flush=True); time.sleep(1000)\n"

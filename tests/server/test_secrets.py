@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from runkit.errors import UsageError
-from runkit.servlet.secrets import Secrets
+from runkit.servlet.secrets import Secrets, remove_all
 from runkit.servlet.spawn import WorkerSpec, write_ray_python
 from tests.server.running import REPOSITORY, Server, eventually, plan
 
@@ -60,6 +60,10 @@ def test_what_dies_comes_back_with_them(server: Server) -> None:
     assert "done" in list(server.api.events("PUT", "/v1/envs/held", again))[-1]
     assert held(server) == [VALUE, "mars", VALUE]
     assert server.env("held")["secrets_lost"] == ["t"]
+    # Other resources are another servlet.
+    larger = plan("held", request="3", compute={"CPU": 1}, secrets={"s": {"fingerprint": "1"}})
+    assert "done" in list(server.api.events("PUT", "/v1/envs/held", larger))[-1]
+    assert held(server) == [VALUE, "mars", VALUE]
     server.api.json("DELETE", "/v1/envs/held")
     assert list((server.runtime / "secrets").iterdir()) == []
 
@@ -105,4 +109,6 @@ def test_tasks_of_ray_ask_for_them(tmp_path: Path) -> None:
         assert "'new'" in subprocess.run([script, "-c", show], capture_output=True, text=True, check=True).stdout
     finally:
         secrets.clear()
-    assert not (tmp_path / "secrets" / "env").exists()
+        left = list((tmp_path / "secrets").iterdir())
+        remove_all(tmp_path)
+    assert left == list(tmp_path.glob("secrets*")) == []

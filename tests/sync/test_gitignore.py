@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from runkit.client import gitignore
-from runkit.client.listing import collect
+from runkit.model import gitignore
+from runkit.model.listing import collect
 from tests.sync.mirrored import git, git_lists, write
 
 _NAMES = ["a", "b", "ab", "a.py", "foo", "foobar", "x-y", "a b", "[", "é", "A", "#a", "!b", "a\\b", "c*"]

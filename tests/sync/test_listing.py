@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from runkit.client import roots
-from runkit.client.listing import collect
 from runkit.client.manifest import scan
 from runkit.errors import RootError
+from runkit.model.listing import collect
 from tests.sync.mirrored import git, git_lists, write
 
 _LIMIT = 1 << 30

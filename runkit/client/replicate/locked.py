@@ -23,8 +23,8 @@ from runkit.client.trees import tree_digest
 from runkit.client.wheels import WheelStore
 from runkit.errors import ResolutionFailed, UsageError
 from runkit.model.digest import file_digest
-from runkit.model.package import without_credentials
 from runkit.model.requirements import FILE, GIT, TREE, Requirements
+from runkit.model.urls import without_credentials
 from runkit.wire import places
 
 if sys.version_info >= (3, 11):

@@ -65,9 +65,11 @@ class Solver:
 
         def look(wanted: Requirements, *options: str) -> Lock:
             kept = None if upgrade else cache
+            # PyTorch comes in the build for the host's GPU or its lack, unless it is to be exactly the one that is here.
+            exactly = self.plan.sync.strict or "--torch-backend" in self._options
             return resolve(
                 wanted,
-                target,
+                replace(target, driver=None) if exactly else target,
                 cwd=cwd,
                 prefer=liked,
                 cache=kept,
@@ -75,7 +77,7 @@ class Solver:
                 **more,
             )
 
-        settings = [index_settings(cwd), *self._options]
+        settings = [index_settings(cwd), self.plan.sync.level, str(target.driver), *self._options]
         pins = Pins(None if upgrade else cache, target, settings)
         lock = self._known(requirements, target, pins, look)
         if lock is None:

@@ -11,6 +11,7 @@ from typing import Any
 from runkit.client.scan import facts
 from runkit.client.scan.model import Kind
 from runkit.errors import UsageError
+from runkit.model.passed_on import environment
 
 _PROGRAMS = ("bin/python", "bin/python3", "python.exe", "Scripts/python.exe")
 _PATIENCE = 60
@@ -41,7 +42,9 @@ def ask(python: str | os.PathLike[str]) -> dict[str, Any]:
             raise UsageError(f"there is no Python at {given}")
     command = [program, "-c", Path(facts.__file__).read_text(encoding="utf-8")]
     # An environment variable of the one that runs this would make another Python of the same folder out of it.
-    variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "__PYVENV_LAUNCHER__")}
+    variables = {
+        name: value for name, value in environment().items() if name not in ("PYTHONHOME", "__PYVENV_LAUNCHER__")
+    }
     try:
         done = subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE)
         found = json.loads(done.stdout.splitlines()[-1])

@@ -13,8 +13,9 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from runkit.client import gitignore
 from runkit.errors import RootError
+from runkit.model import gitignore
+from runkit.model.passed_on import environment
 
 # What `git rev-parse --local-env-vars` names: inside a git hook these point to another repository.
 _GIT_VARIABLES = frozenset(
@@ -210,7 +211,7 @@ def _repository(folder: bytes) -> bytes | None:
 
 def _git(folder: bytes, *arguments: bytes | str) -> bytes | None:
     """What git answers, or None: it is missing, or refuses (not a repository, another owner's, broken)."""
-    variables = {name: value for name, value in os.environ.items() if name not in _GIT_VARIABLES}
+    variables = {name: value for name, value in environment().items() if name not in _GIT_VARIABLES}
     variables.update(GIT_OPTIONAL_LOCKS="0", LC_ALL="C")
     try:
         done = subprocess.run(
