@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,14 @@ def test_what_is_on_no_index_is_said(replicating: Client, host: Host, venv: Venv
         replicating.send(venv)
     replicating.send(venv, rk.PackageSync(ignore=["quince"]))
     assert versions(host) == {"apple": "2.0"}
+    found = scan(str(venv.python))
+    of_conda = tuple(replace(one, source="conda") for one in found.distributions)
+    asked = rk.env(name="e", package_sync=True)
+    local = replace(found, distributions=of_conda)
+    replicating.deploy(replicate(asked, host.status()["host"], local=local))
+    assert versions(host) == {"apple": "2.0"}
+    assert any("2 packages came from conda" in text for text in replicating.warnings)
+    assert "quince 1.0 is left out: it came from conda, and no index has it" in replicating.warnings
 
 
 def test_a_requirement_that_names_a_folder_of_this_machine(

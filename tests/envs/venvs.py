@@ -67,6 +67,7 @@ class Client:
         self.host.calls.clear()
         self.warnings.clear()
         self.replica = replica
+        replica.solver.progress = self._hear
         roots = [SyncedRoot(root.id, "d", str(root.path), root.paths) for root in replica.roots]
         return self.deployer.send(replica.env, roots, resolve=replica.solver, progress=self._hear, **options)
 

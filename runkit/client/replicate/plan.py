@@ -50,6 +50,7 @@ class Planned:
         line: the requirement line that asks for it over there (see `runkit.model.requirements`); "" if none does.
         local: the digest of the file or source tree that `line` names, and the absolute path where that lies here.
         portable: whether what is installed here runs on every platform.
+        of_conda: whether conda brought it.
         there: the version over there, once that is solved; "" if it is not there.
     """
 
@@ -60,6 +61,7 @@ class Planned:
     line: str = ""
     local: tuple[str, str] | None = None
     portable: bool = True
+    of_conda: bool = False
     there: str | None = None
 
     @property
@@ -273,14 +275,17 @@ class _Planner:
         else:
             level, specifier = "series", levels.series(one.version)
             why = "over there is another platform: the nearest of its release series"
-        return Planned(one.name, one.version, level, why, f"{one.name}{specifier}", portable=portable)
+        line, of_conda = f"{one.name}{specifier}", one.source == "conda"
+        return Planned(one.name, one.version, level, why, line, portable=portable, of_conda=of_conda)
 
     def _editable(self, one: Distribution) -> Planned:
         if not one.editable or not os.path.isdir(one.editable):
             raise SyncRefused(
                 f"{one.name}: its editable install names {one.editable}, which is not there; install it again"
             )
-        compiled = not levels.is_portable(one.tags) or one.pure is False
+        compiled = (
+            not levels.is_portable(one.tags) or one.pure is False or (not one.tags and _has_extensions(one.editable))
+        )
         if compiled or not one.roots:
             return self._built(
                 one, one.editable, "it has compiled parts" if compiled else "it is not imported from one folder"
@@ -393,6 +398,15 @@ class _Planner:
 
 def _is_this_machine(local: LocalEnvironment) -> bool:
     return local.platform.startswith("linux-") and local.implementation == "cpython"
+
+
+def _has_extensions(project: str) -> bool:
+    """Whether an old `setup.py develop`, which notes nothing about it, has left compiled modules in its project."""
+    for folder, inside, files in os.walk(project):
+        inside[:] = [name for name in inside if name[:1] != "." and not os.path.exists(f"{folder}/{name}/pyvenv.cfg")]
+        if any(name.endswith((".so", ".pyd")) for name in files):
+            return True
+    return False
 
 
 def _local_path(direct_url: Mapping[str, Any]) -> str:

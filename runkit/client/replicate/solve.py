@@ -153,7 +153,7 @@ class Solver:
 
         replaced: dict[str, str] = {}
         problems: list[str] = []
-        gone: list[str] = []
+        gone: dict[str, str] = {}
         for line in _missing(asked, exists):
             entry = self._entries[line]
             why = f"no index has a file of {entry.name} {entry.version} for {self.plan.where}"
@@ -165,22 +165,23 @@ class Solver:
                 self._why[entry.name] = why
             elif not entry.portable and not self.plan.same_platform:
                 replaced[line] = ""
-                gone.append(entry.name)
+                gone[entry.name] = (
+                    "what is installed here is for another platform, and it has no file for the one over there"
+                )
+            elif entry.of_conda:
+                replaced[line] = ""
+                gone[entry.name] = "it came from conda, and no index has it"
             else:
                 problems.append(f"{why}: ignore it, or say in the env's reqs where it comes from")
         if problems:
             listed = "\n".join(f"  {problem}" for problem in problems)
             raise SyncRefused(f"the local environment cannot be replicated:\n{listed}")
-        for name in gone:
-            self._leave_out(name)
+        entries = (
+            replace(entry, level=LEFT_OUT, why=gone[entry.name]) if entry.name in gone else entry
+            for entry in self.plan.entries
+        )
+        self.plan = replace(self.plan, entries=tuple(entries))
         return _with_lines(wanted, replaced)
-
-    def _leave_out(self, name: str) -> None:
-        def changed(entry: Planned) -> Planned:
-            why = "what is installed here is for another platform, and there is no file of it for the one over there"
-            return replace(entry, level=LEFT_OUT, why=why) if entry.name == name else entry
-
-        self.plan = replace(self.plan, entries=tuple(changed(entry) for entry in self.plan.entries))
 
     def _explained(self, error: ResolutionFailed) -> ResolutionFailed | SyncRefused:
         said = error.output or str(error)
