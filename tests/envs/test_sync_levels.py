@@ -237,7 +237,7 @@ def test_what_is_on_no_index_is_said(replicating: Client, host: Host, venv: Venv
     local = replace(found, distributions=of_conda)
     replicating.deploy(replicate(asked, host.status()["host"], local=local))
     assert versions(host) == {"apple": "2.0"}
-    assert any("2 packages came from conda" in text for text in replicating.warnings)
+    assert any("2 packages came from conda" in text for text in replicating.warnings), replicating.warnings
     assert "quince 1.0 is left out: it came from conda, and no index has it" in replicating.warnings
 
 

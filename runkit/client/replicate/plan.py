@@ -384,7 +384,7 @@ class _Planner:
         )
 
     def _note_conda(self) -> None:
-        named = [one.name for one in self.local.distributions if one.source == "conda"]
+        named = [one.name for one in self.local.distributions if one.source == "conda" and one.name != OWN]
         others = [one.name for one in self.local.conda if not one.distributions]
         if named:
             self.notes.append(
