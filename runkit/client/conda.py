@@ -273,7 +273,10 @@ class CondaPart:
                 _check_md5(artifact, record)
             (private if url != plain(url) or artifact.path else public).append(artifact)
             named[plain(address)] = artifact.sha256, artifact.filename
-        there = shipment.bring(public, everything) | shipment.bring(private, everything=True)
+        try:
+            there = shipment.bring(public, everything) | shipment.bring(private, everything=True)
+        except InstallFailed as error:  # it names the address, and what led to it does so too
+            raise type(error)(hidden(str(error)), hidden(error.output)) from None
         return {url: f"{sha256}/{filename}" for url, (sha256, filename) in named.items() if sha256 in there}
 
     def _pack(self, build: str, shipment: Shipment) -> str:

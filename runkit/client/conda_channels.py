@@ -60,7 +60,9 @@ def hidden(text: str) -> str:
 
 def with_login(url: str, channels: Sequence[str]) -> str:
     """The address of a package with the credentials of its channel."""
-    for channel in channels:
+    if url != plain(url):
+        return url  # the solver has kept them
+    for channel in sorted(channels, key=lambda one: len(plain(one)), reverse=True):
         if url.startswith(f"{plain(channel).rstrip('/')}/"):
             return channel.rstrip("/") + url.removeprefix(plain(channel).rstrip("/"))
     return url

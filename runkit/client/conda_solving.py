@@ -93,20 +93,15 @@ async def _solve(asked: dict[str, Any], specs: list[Any], priority: Any, client:
         GenericVirtualPackage(PackageName(name), Version(version), BuildString.new_unchecked(build))
         for name, version, build in asked["virtual"]
     ]
-    # Shards are fast with large channels, but py-rattler 0.28 takes a server's "not modified" for an error.
-    for sharded in (True, False):
-        gateway = Gateway(
-            cache_dir=Path(asked["cache"]) / "repodata",
-            client=client,
-            default_config=SourceConfig(
-                sharded_enabled=sharded, cache_action="no-cache" if asked.get("fresh") else "cache-or-fetch"
-            ),
-        )
+    # Shards are fast with large channels, but py-rattler 0.28 may take a server's "not modified" for an error.
+    usual = "no-cache" if asked.get("fresh") else "cache-or-fetch"
+    for sharded, cached in ((True, usual), (True, "no-cache"), (False, usual)):
+        config = SourceConfig(sharded_enabled=sharded, cache_action=cached)
         try:
             return await solve(
                 [Channel(url) for url in asked["channels"]],
                 specs,
-                gateway=gateway,
+                gateway=Gateway(cache_dir=Path(asked["cache"]) / "repodata", client=client, default_config=config),
                 platforms=[Subdir(asked["platform"]), Subdir("noarch")],
                 locked_packages=[from_json(record) for record in asked["locked"]],
                 virtual_packages=virtual,

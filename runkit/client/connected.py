@@ -335,14 +335,16 @@ class Connected:
     def _send(
         self, env: Env, code: Root | None, secrets: Materials, force: bool = False, default: bool = False
     ) -> PlacedCode:
-        env, checkouts = self._with_commits(env)
-        link = self.link
-        replica = link.replica(env, default)
-        roots, working_dir = own_roots(env)
-        roots += checkouts
-        for root in (*roots, *(replica.roots if replica else ())):
-            self._folders[root.id] = str(root.path)
-        deployed, synced = link.send(env, code, roots, working_dir, force, secrets, default, replica)
+        with SetUp(env.target, env.install_timeout) as whole:
+            env, checkouts = self._with_commits(env)
+            with whole.aside():
+                link = self.link
+            replica = link.replica(env, default)
+            roots, working_dir = own_roots(env)
+            roots += checkouts
+            for root in (*roots, *(replica.roots if replica else ())):
+                self._folders[root.id] = str(root.path)
+            deployed, synced = link.send(env, code, roots, working_dir, force, secrets, default, replica)
         return PlacedCode(deployed.name, synced, deployed.lost_keys, self)
 
     def _with_commits(self, wanted: Env) -> tuple[Env, list[Root]]:

@@ -124,6 +124,7 @@ def _with(first: Requirements, then: Requirements) -> Requirements:
         tuple(dict.fromkeys(first.notes + then.notes)),
         {**first.trees, **then.trees},
         {**first.gits, **then.gits},
+        {**first.limits, **then.limits},
     )
 
 

@@ -19,6 +19,7 @@ from runkit.client.programs import run
 from runkit.client.progress import Progress
 from runkit.client.roots import is_installed
 from runkit.client.session import Target
+from runkit.client.set_up import SetUp
 from runkit.errors import EnvError, UsageError
 from runkit.model.env import Env, as_env
 from runkit.model.git_package import GitPackage
@@ -54,21 +55,31 @@ def from_git(
 ) -> tuple[Target, Callable[..., PlacedCode]]:
     """How the worker is told of code in a package from git, and what sends the env that has the package.
 
-    Raises:
-        ResolutionFailed, LoginRefused, FetchFailed: the revision cannot be told.
+    What sends it raises ResolutionFailed, LoginRefused or FetchFailed where the revision cannot be told.
     """
-    with Progress(cluster.name) as progress:
-        exact = package.at(Git([package], progress).commit(package))
-        for difference in _differences(thing, package, str(exact.revision)):
-            progress({"warning": f"{label}: {difference}"})
-    wanted = env if isinstance(env, str) else _with(as_env(env), exact)
+    pinned: list[GitPackage] = []
 
     def send(force: bool = False) -> PlacedCode:
-        placed = cluster.place(wanted, None, force=force)
+        known = env if isinstance(env, str) else as_env(env)
+        name, seconds = (known, None) if isinstance(known, str) else (known.target, known.install_timeout)
+        with SetUp(name, seconds):
+            if not pinned:  # where it is sent again, it is what it was
+                pinned.append(_pinned(cluster, thing, package, label))
+            wanted = known if isinstance(known, str) else _with(known, pinned[0])
+            placed = cluster.place(wanted, None, force=force)
         _check(cluster, placed.env, thing, package)
         return placed
 
     return Target({"ref": [thing.__module__, thing.__qualname__], "apart": True}), send
+
+
+def _pinned(cluster: Cluster, thing: Any, package: GitPackage, label: str) -> GitPackage:
+    """The package at the commit that its revision stands for now; what is different here is told."""
+    with Progress(cluster.name) as progress:
+        exact = package.at(Git([package], progress).commit(package))
+        for difference in _differences(thing, package, str(exact.revision)):
+            progress({"warning": f"{label}: {difference}"})
+    return exact
 
 
 def _with(env: Env, package: GitPackage) -> Env:

@@ -6,8 +6,9 @@ Whatever takes time on the way (a program, a download, an answer of the server) 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from contextvars import ContextVar, Token, copy_context
 from threading import Event
 from typing import Any, TypeVar
@@ -26,6 +27,8 @@ _Made = TypeVar("_Made")
 class SetUp:
     """What is told of a set-up, and its deadline. Call it with events, as a Report; used as a context it is the current one.
 
+    One inside another is a part of it, and ends with it at the latest.
+
     Args:
         env: the env's name; "" where nothing particular is being set up.
         seconds: how long all of it may take; None for no limit.
@@ -41,6 +44,11 @@ class SetUp:
         self._tokens: list[Token[SetUp | None]] = []
 
     def __enter__(self) -> SetUp:
+        outer = _current.get()
+        if outer is not None and outer._seconds is not None:
+            left, mine = outer._began + outer._seconds, self._began + (self._seconds or float("inf"))
+            if left < mine:
+                self._began, self._seconds = outer._began, outer._seconds
         self._tokens.append(_current.set(self))
         return self
 
@@ -53,6 +61,16 @@ class SetUp:
         if "phase" in event and event["phase"] != self._phase:
             self._phase, self._since = event["phase"], time.monotonic()
         self._report(event)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done meanwhile is no part of the set-up, and does not count: setting up a server, say."""
+        token, began = _current.set(None), time.monotonic()
+        try:
+            yield
+        finally:
+            _current.reset(token)
+            self._began += time.monotonic() - began
 
     def left(self, most: float | None = None) -> float | None:
         """How many seconds there are, or `most` if that is less; None for no limit.

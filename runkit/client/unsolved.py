@@ -57,7 +57,7 @@ def _sides(name: str, said: str, requirements: Requirements, where: str) -> Iter
         yield f"{without_credentials(line)}: {origin}"
     for line in requirements.constraints:
         if _name(line) == canonicalize_name(name):
-            yield f"{without_credentials(line)}: a constraint of yours"
+            yield f"{without_credentials(line)}: constraint, {requirements.limits.get(line, 'of yours')}"
     for found in _DEPENDS.finditer(_CONCLUSION.sub(". ", _MARKER.sub("", " ".join(said.split())))):
         if _name(found["what"]) == canonicalize_name(name):
             asking = f"{found['who']} {(found['range'] or '').removeprefix('==')}".strip()
@@ -70,7 +70,8 @@ def _sides(name: str, said: str, requirements: Requirements, where: str) -> Iter
 
 
 def _written(requirements: Requirements, name: str) -> Iterator[tuple[str, str]]:
-    for line, origin in zip(requirements.lines, requirements.origins, strict=True):
+    origins = requirements.origins or ("the requirements",) * len(requirements.lines)
+    for line, origin in zip(requirements.lines, origins, strict=True):
         if _name(line) == canonicalize_name(name):
             yield line, origin
 

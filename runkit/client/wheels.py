@@ -227,14 +227,26 @@ class _Meter:
             self._progress({"warning": text})
 
 
+_OF_THE_NETWORK = (
+    urllib.error.URLError,
+    ConnectionError,
+    TimeoutError,
+    EOFError,
+    http.client.HTTPException,
+    ssl.SSLError,
+)
+"""What a download fails with where the way to the server is at fault; other OSErrors are of this machine's own files."""
+
+
 def _kind(error: Exception) -> type[InstallFailed]:
     """The class of an error of a download; only FetchFailed is worth another attempt."""
     if is_disk_full(error):
         return DiskFull
-    status = error.code if isinstance(error, urllib.error.HTTPError) else 0
-    if status in (401, 403, 407):
-        return LoginRefused
-    return InstallFailed if 400 <= status < 500 and status not in (408, 429) else FetchFailed
+    if isinstance(error, urllib.error.HTTPError):
+        if error.code in (401, 403, 407):
+            return LoginRefused
+        return FetchFailed if error.code >= 500 or error.code in (408, 429) else InstallFailed
+    return FetchFailed if isinstance(error, _OF_THE_NETWORK) else InstallFailed
 
 
 def _is_certificate(error: Exception) -> bool:

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from runkit.errors import UsageError
-from runkit.model import conda_local
+from runkit.model import conda_local, yaml_text
 from runkit.model.git_package import GitPackage
 from runkit.model.package import Package, anchored
 
@@ -126,10 +125,12 @@ def _local(prefix: Path, given: str) -> CondaSpec:
 
 def _read_file(path: Path) -> CondaSpec:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"conda_env={str(path)!r} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    try:
+        content = yaml_text.load(text)
+    except ValueError as error:
         raise UsageError(f"{path} is no YAML: {error}") from error
     if not isinstance(content, Mapping):
         raise UsageError(f"{path} describes no conda environment: it holds no `dependencies`")
@@ -210,10 +211,10 @@ def _variables(variables: Any, where: str) -> dict[str, str]:
             raise UsageError(f"{where}: {name!r} cannot be the name of an environment variable")
         if isinstance(value, (Mapping, Sequence)) and not isinstance(value, str):
             raise UsageError(f"{where}: the variable {name} must be a text, not {value!r}")
-    return {name: value if isinstance(value, str) else yaml_text(value) for name, value in variables.items()}
+    return {name: value if isinstance(value, str) else _plain(value) for name, value in variables.items()}
 
 
-def yaml_text(value: Any) -> str:
+def _plain(value: Any) -> str:
     """A scalar of YAML as a shell would see it: conda writes `true` for True."""
     return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
 

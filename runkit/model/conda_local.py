@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import yaml
 from packaging.utils import canonicalize_name
 
 from runkit.errors import UsageError
+from runkit.model import yaml_text
 from runkit.model.digest import digest, file_digest
 
 _INSTALLATIONS = (
@@ -99,8 +99,8 @@ def condarc() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in files:
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            content = yaml_text.load(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             continue  # conda itself says what is wrong with it
         if isinstance(content, dict):
             found = {**content, **found}

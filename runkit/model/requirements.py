@@ -56,6 +56,7 @@ class Requirements:
         files: sha256 to absolute path of the wheels and source distributions that `lines` names by content.
         trees: digest to absolute path of the source trees that `lines` names.
         gits: for each of `lines` that names a package from git, that package.
+        limits: for each of `constraints`, as far as it is known, where the user wrote it.
         origins: for each of `lines`, where the user wrote it.
         notes: what the user should hear about.
     """
@@ -68,6 +69,7 @@ class Requirements:
     notes: tuple[str, ...] = ()
     trees: dict[str, str] = field(default_factory=dict)
     gits: dict[str, GitPackage] = field(default_factory=dict)
+    limits: dict[str, str] = field(default_factory=dict)
 
     def hidden(self) -> str | None:
         """A digest of what decides about the packages and is not in `portable`; None if there is nothing."""
@@ -107,7 +109,7 @@ class _Reader:
     def __init__(self, python: str | None) -> None:
         self._python = python
         self._lines: dict[str, str] = {}  # line -> origin; a dict keeps the order and drops repetitions
-        self._constraints: dict[str, None] = {}
+        self._constraints: dict[str, str] = {}
         self._folders: dict[str, None] = {}
         self._files: dict[str, str] = {}
         self._gits: dict[str, GitPackage] = {}
@@ -123,6 +125,7 @@ class _Reader:
             tuple(self._lines.values()),
             tuple(self._notes),
             gits=self._gits,
+            limits=self._constraints,
         )
 
     def package(self, package: Package | GitPackage) -> None:
@@ -162,7 +165,7 @@ class _Reader:
             except UsageError as error:
                 raise UsageError(f"{origin}: {error}") from None
             if constraint:
-                self._constraints[line] = None
+                self._constraints.setdefault(line, origin)
             else:
                 self._git(package, origin)
             return
@@ -185,7 +188,7 @@ class _Reader:
                 extras = split_path(named["name"])[1]
             self._path(path, extras, marker, base, origin, hashes, constraint)
         elif constraint and not line.startswith("-"):
-            self._constraints[line] = None
+            self._constraints.setdefault(line, origin)
         else:
             self._lines.setdefault(line, origin)
 
@@ -260,7 +263,7 @@ class _Reader:
         line = f"{FILE}{sha256}/{path.name}" + (f"[{','.join(extras)}]" if extras else "")
         line += f" ; {marker}" if marker else ""
         if constraint:
-            self._constraints[line] = None
+            self._constraints.setdefault(line, origin)
         else:
             self._lines.setdefault(line, origin)
 

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runkit.errors import FetchFailed, InstallFailed, LoginRefused, ResolutionFailed, RunkitError, UsageError
+from runkit.errors import DiskFull, FetchFailed, InstallFailed, LoginRefused, ResolutionFailed, RunkitError, UsageError
 from runkit.model import listing
 from runkit.model.digest import file_digest
 from runkit.model.urls import without_credentials
 from runkit.wire import places
+from runkit.wire.installers import is_disk_full
 
 FOLDER = ".folder.tar.gz"
 """The ending of a stored folder's archive."""
@@ -228,6 +229,8 @@ def _storage(address: str) -> Iterator[tuple[Any, str]]:
     except ValueError as error:
         raise UsageError(f"{address}: {without_credentials(str(error))}") from error
     except Exception as error:  # each of fsspec's file systems raises what its library raises
+        if is_disk_full(error):
+            raise DiskFull(f"{address}: no space is left on this machine") from error
         said = without_credentials(f"{type(error).__name__}: {error}")
         if isinstance(error, PermissionError) or re.search(
             "Credential|Authenti|Forbidden|AccessDenied|Unauthori", said

@@ -22,6 +22,7 @@ from runkit.errors import ServerError, UsageError
 from runkit.server import hostinfo, incoming
 from runkit.server.http import body
 from runkit.server.keys import HEAD
+from runkit.wire.installers import is_disk_full
 
 routes = web.RouteTableDef()
 
@@ -135,6 +136,8 @@ def _unpack_python(archive: Path, place: Path) -> Path:
         if not place.exists():
             root.replace(place)
     except (tarfile.TarError, OSError, EOFError) as error:
+        if is_disk_full(error):
+            raise
         raise ServerError(f"the interpreter {place.name} could not be unpacked: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -5,6 +5,8 @@
     code/<digest>      that no server runs or would start at boot, and no process was started from
     wheels/<sha256>    that no kept plan names
     python/<name>      that no env's interpreter lies in
+    conda/pkgs/<name>  conda packages as they were unpacked: the envs that have them keep them
+    tools/<name>       what installed conda packages, and does not at the moment
 
 Only what has not been used for some time goes. Mirrors of folders stay: programs leave their results in them. What goes is renamed
 first, so that one cut off in the middle leaves nothing that looks whole; the next one removes it.
@@ -48,7 +50,7 @@ class Removed:
     """One thing that was removed, or would be.
 
     Attributes:
-        kind: "env", "code", "wheel" or "Python".
+        kind: "env", "code", "wheel", "Python", "conda package" or "tools".
         name: of its folder.
         size: bytes on disk; files that others share by hard links are counted, though their space stays taken.
     """
@@ -73,7 +75,7 @@ def collect(home: Path, *, everything: bool = False, dry_run: bool = False) -> l
     wheels = UNDER_WAY_SECONDS if everything else KEEP_WHEELS_SECONDS
     kept = _Kept.of(home)
     removed: list[Removed] = []
-    for path in home.glob(f"*/{_GONE}*"):  # of one that was cut off
+    for path in (*home.glob(f"*/{_GONE}*"), *home.glob(f"conda/pkgs/{_GONE}*")):  # of one that was cut off
         if not dry_run:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -97,6 +99,14 @@ def collect(home: Path, *, everything: bool = False, dry_run: bool = False) -> l
     for path in _folders(home / "python"):
         if path.name not in interpreters | kept.pythons and _age(path) > max(keep, UNDER_WAY_SECONDS):
             take("Python", path)
+    for path in _folders(home / "conda" / "pkgs"):
+        with _alone(path.with_name(f"{path.name}.lock")) as free:  # py-rattler's own
+            if free and _age(path) > wheels:
+                take("conda package", path)
+    for path in _folders(home / "tools"):
+        with _alone(path.with_name(f".{path.name}.lock")) as free:
+            if free and path.name not in kept.tools and _age(path, path / ".done") > wheels:
+                take("tools", path)
     return removed
 
 
@@ -131,12 +141,14 @@ class _Kept:
         wheels: the SHA-256 that kept plans name.
         code: digests that a server runs or will start with, or that a process was started from.
         pythons: folders in `python` that a process was started from.
+        tools: folders in `tools` that a process was started from.
     """
 
     builds: frozenset[str]
     wheels: frozenset[str]
     code: frozenset[str]
     pythons: frozenset[str]
+    tools: frozenset[str]
 
     @classmethod
     def of(cls, home: Path) -> _Kept:
@@ -156,6 +168,7 @@ class _Kept:
             frozenset(wheels),
             frozenset(_below(home / "code", text)),
             frozenset(_below(home / "python", text)),
+            frozenset(_below(home / "tools", text)),
         )
 
 
@@ -197,9 +210,16 @@ def _unused(path: Path, kept: _Kept, keep: float) -> Iterator[bool]:
     if path.name in kept.builds or path.name.startswith(_FIRST) or age < (keep if finished else UNDER_WAY_SECONDS):
         yield False
         return
+    with _alone(path.with_name(f".{path.name}.lock"), use_file(path)) as free:
+        yield free
+
+
+@contextlib.contextmanager
+def _alone(*locks: Path) -> Iterator[bool]:
+    """Whether nobody holds these locks; they are held meanwhile."""
     with contextlib.ExitStack() as stack:
         try:
-            for lock in (path.with_name(f".{path.name}.lock"), use_file(path)):
+            for lock in locks:
                 new = not lock.exists()
                 file = stack.enter_context(open(lock, "a"))
                 if new:  # to look at it is not to use it

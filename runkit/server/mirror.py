@@ -12,7 +12,6 @@ remote code changed or removed of that is sent again.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -26,9 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runkit.errors import ServerError, UsageError
+from runkit.errors import DiskFull, ServerError, UsageError
 from runkit.server.mirror_stream import Reader, Wanted, check, encode, receive
 from runkit.server.mirror_tree import Kept, Stamp, Tree, stamp_of
+from runkit.wire.installers import is_disk_full
 
 __all__ = ["Applied", "Mirror", "Reader"]
 
@@ -99,7 +99,7 @@ class Mirror:
 
         Raises:
             UsageError: the manifest is malformed, or names a path outside the tree.
-            ServerError: the stream ended early, content does not match its hash, or the disk is full. The mirror is
+            ServerError: the stream ended early, or content does not match its hash. DiskFull: there is no room. The mirror is
                 then as it was, or its next sync completes it.
         """
         folder = self._root(root_id)
@@ -110,8 +110,8 @@ class Mirror:
                 with _locked(folder / "lock"):
                     return self._commit(root_id, wanted, received, incoming)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise ServerError(
+            if is_disk_full(error):
+                raise DiskFull(
                     f"the disk of {folder} is full: free space there, or move runkit's files with RUNKIT_HOME; "
                     "the mirror is completed by the next sync"
                 ) from error

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rattler import install
+from rattler.config import Config
 from rattler.install import InstallerReporter
 from rattler.networking import Client
 
@@ -51,6 +52,7 @@ async def make(asked: dict[str, Any]) -> None:
         client=Client.default_client(max_retries=2),
         execute_link_scripts=True,
         reporter=_Lines(),
+        config=Config.from_toml("allow-symbolic-links = false"),  # the cache may be cleared
     )
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,11 @@ def test_a_token_of_a_channel_stays_here(client: Client, host: Host, tmp_path: P
         with pytest.raises(rk.errors.LoginRefused) as caught:
             client.send(wrong)
         assert "hunter3" not in str(caught.value)
+        private.add("lemon", "1.0", {"share/lemon": (b"sour", "", 0o644)})
+        private.spoil("lemon")
+        with pytest.raises(rk.errors.InstallFailed, match="lemon") as spoiled:
+            client.send(asked(private, "private", "lemon"), force=True)
+        assert "hunter2" not in "".join(traceback.format_exception(spoiled.value))
     assert "hunter2" not in str(host.plans) + str(host.logs) + str(client.events)
     for path in host.home.rglob("*"):
         assert not path.is_file() or b"hunter2" not in path.read_bytes(), path

@@ -120,3 +120,14 @@ def test_the_error_arrives_as_itself() -> None:
     assert again.output == ""
     with pytest.raises(DiskFull), SetUp("e"):
         raise OSError(28, "No space left on device")
+
+
+def test_a_part_ends_with_the_whole_at_the_latest() -> None:
+    with SetUp("e", 50) as whole:
+        with SetUp("e", 10) as part:
+            assert (part.remaining or 0) < 11
+        with SetUp("e") as part:
+            assert 11 < (part.remaining or 0) <= 50
+        with whole.aside():
+            assert current().remaining is None
+    assert current().remaining is None

@@ -193,6 +193,11 @@ def test_a_conflict_says_who_wants_what_and_where_that_is_written(
     assert f"  apple<2: pie depends on it (from pie in {tmp_path}/requirements.txt, line 2)" in said
     again = problems.from_json(problems.to_json(caught.value))
     assert (type(again), str(again)) == (errors.RequirementsConflict, str(caught.value))
+    (tmp_path / "limits.txt").write_text("apple>=2\n")
+    (tmp_path / "requirements.txt").write_text("-c limits.txt\npie\n")
+    with pytest.raises(errors.RequirementsConflict) as caught:
+        resolve(env(reqs=[f"reqs:{tmp_path}"]).requirements(), target)
+    assert f"  apple>=2: constraint, {tmp_path}/limits.txt, line 1" in str(caught.value).splitlines()
 
 
 def test_another_python_than_a_package_wants(shop: Index, target: Platform, tmp_path: Path) -> None:

@@ -37,8 +37,11 @@ def home(tmp_path: Path) -> Path:
         "python/used/bin",
         "python/left/bin",
         "roots/one/tree",
+        "conda/pkgs/old-1.0-0/lib",
+        "tools/old-python3/bin",
     ):
         (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "conda/pkgs/old-1.0-0.lock").touch()
     (tmp_path / "envs/kept/bin").mkdir()
     (tmp_path / "envs/kept/bin/python").symlink_to(tmp_path / "python/used/bin/python3")
     for sha in SHA:
@@ -65,7 +68,15 @@ def test_what_goes_and_what_stays(home: Path) -> None:
     running = subprocess.Popen(
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={"PYTHONPATH": f"{home}/code/running"}
     )
-    expected = {"env unused", "env cut-off", "code old", f"wheel {SHA[1]}", "Python left"}
+    expected = {
+        "env unused",
+        "env cut-off",
+        "code old",
+        f"wheel {SHA[1]}",
+        "Python left",
+        "conda package old-1.0-0",
+        "tools old-python3",
+    }
     with running:
         before = sorted(home.rglob("[!.]*"))
         assert names(gc.collect(home, dry_run=True)) == expected

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from runkit.client.api import Api
-from runkit.errors import ConnectionLost, EnvNotFound, InvalidName, NotAuthorized, ServerError, UsageError
+from runkit.errors import ConnectionLost, DiskFull, EnvNotFound, InvalidName, NotAuthorized, ServerError, UsageError
 from runkit.server import incoming
 from tests.server.running import REPOSITORY, Server, command
 
@@ -206,6 +206,19 @@ class TestFiles:
         )
         assert path.read_bytes() == data
         assert api.json("POST", "/v1/wheels/missing", {"sha256": [sha256]})["missing"] == []
+
+    def test_a_full_disk(self, server: Server) -> None:
+        folder = server.lasting.parents[1] / "wheels"
+        folder.mkdir(exist_ok=True)
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", folder], capture_output=True).returncode:
+            pytest.skip("needs root: a small disk is mounted")
+        data = os.urandom(1_000_000)
+        address = f"/v1/wheels/{hashlib.sha256(data).hexdigest()}/a-1-py3-none-any.whl"
+        try:
+            with pytest.raises(DiskFull, match="on the host"):
+                server.api.upload("PUT", address, [data], len(data))
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True)
 
     @pytest.mark.parametrize("name", ["..%2F..%2Fx", ".hidden", "a%2Fb", "%00"])
     def test_names_of_files_are_names(self, server: Server, name: str) -> None:
