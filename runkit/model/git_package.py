@@ -122,7 +122,8 @@ class GitPackage:
         """
         line = text.strip()
         if not line.startswith("git+") and _SCP.fullmatch(line):
-            return cls(line)
+            url, revision = _split_revision(line)
+            return cls(url, revision)
         found = _LINE.fullmatch(line)
         if found is None:
             raise UsageError(
@@ -185,7 +186,7 @@ class GitPackage:
 def is_git(line: str) -> bool:
     """Whether a requirement line asks for a git checkout."""
     return bool(re.match(r"([A-Za-z0-9][\w.-]*\s*(\[[^\]]*\])?\s*@\s*)?git\+", line)) or bool(
-        re.fullmatch(r"[\w.-]+@[\w.-]+:(?!//)[\w./~-]+", line)
+        re.fullmatch(r"[\w.-]+@[\w.-]+:(?!//)[\w./~@-]+", line)
     )
 
 

@@ -111,6 +111,8 @@ def test_variables_in_a_line_stay_references(monkeypatch: pytest.MonkeyPatch) ->
 def test_addresses_for_ssh(url: str) -> None:
     assert rk.GitPackage(url).git_url == url
     assert rk.GitPackage.from_string(f"git+{url}@v1") == rk.GitPackage(url, revision="v1")
+    if "://" not in url:
+        assert rk.Package.from_string(f"{url}@v1") == rk.GitPackage(url, revision="v1")
     with pytest.raises(UsageError, match="https"):
         rk.GitPackage(url, token=rk.Secret("t", env="T"))
 
@@ -299,12 +301,16 @@ def test_what_packages_from_git_need_from_git(client: Client, plum: Repository, 
 
 
 def test_lines_of_requirements_files(client: Client, plum: Repository, tmp_path: Path) -> None:
-    first = plum.commit({**project("plum", "1.0", below="src/plum/"), "README": ""}, "v1")
+    files = {**project("plum", "1.0", below="src/plum/"), "README": ""}
+    files["src/plum/backend.py"] = "open('../../README').close()\n" + files["src/plum/backend.py"]
+    first = plum.commit(files, "v1")
     listed = tmp_path / "requirements.txt"
     listed.write_text(f"git+file://{plum.bare}@v1#egg=plum&subdirectory=src/plum\n")
     client.send(f"reqs:{listed}")
     assert client.version() == "1.0"
     assert client.host.plans["e"]["spec"]["lines"] == (f"@git/{first}/plum @ file://{plum.bare}#subdirectory=src/plum",)
+    listed.write_text(f"-e git+file://{plum.bare}@v1#egg=plum&subdirectory=src/plum\n")
+    assert not client.send(f"reqs:{listed}").changed
     listed.write_text(f"plum @ git+file://{plum.bare}@v1#subdirectory=src/plum ; python_version > '3'\n")
     client.send(f"reqs:{listed}")
     with pytest.raises(UsageError, match="hg"):
