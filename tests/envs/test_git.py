@@ -273,6 +273,22 @@ def test_a_token_is_for_its_own_server(client: Client, plum: Repository, tmp_pat
         foreign.password = None
 
 
+def test_each_repository_of_a_server_has_its_token(client: Client, plum: Repository, tmp_path: Path) -> None:
+    jam = Repository(tmp_path / "more", "jam")
+    jam.commit(project("jam", "1.0"))
+    jam.bare.rename(plum.bare.parent / "jam.git")
+    plum.commit(project("plum", "1.0"))
+    tokens = {"plum.git": "one", "jam.git": "another"}
+    with serve(plum.bare.parent, password=tokens) as server:
+        client.send(
+            *(
+                rk.GitPackage(f"{server.url}/{name}", token=rk.Secret("t", value=lambda t=t: t))
+                for name, t in tokens.items()
+            )
+        )
+    assert (client.version("plum"), client.version("jam")) == ("1.0", "1.0")
+
+
 def test_submodules_come_along(plum: Repository, tmp_path: Path) -> None:
     inner = Repository(tmp_path / "more", "inner")
     commit = inner.commit({"a.txt": "from inside"})
