@@ -66,6 +66,7 @@ def test_what_the_documentation_of_others_writes() -> None:
         git_url="https://github.com/huggingface/diffusers.git", install_method="pip", revision="v0.11.1"
     )
     assert package == rk.GitPackage("huggingface/diffusers", revision="v0.11.1")
+    assert package == rk.git_package(git_url=package.git_url, install_method="pip", revision="v0.11.1")
     assert repr(package) == "GitPackage('https://github.com/huggingface/diffusers.git', revision='v0.11.1')"
     assert rk.env(reqs=[package, "numpy"]).reqs[0] is package
     assert package in {pickle.loads(pickle.dumps(package))}
