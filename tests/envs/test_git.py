@@ -16,6 +16,8 @@ from runkit.client.asked import SyncedRoot
 from runkit.client.deploy import Deployed, Deployer
 from runkit.client.git import Git
 from runkit.client.git_requirements import local_checkouts, pinned_env
+from runkit.client.lock import Lock
+from runkit.client.replicate import prepare
 from runkit.errors import FetchFailed, LoginRefused, ResolutionFailed, RunkitError, SecretNotFound, UsageError
 from tests.git_servers import Repository, git, serve
 
@@ -332,6 +334,22 @@ def test_lines_of_requirements_files(client: Client, plum: Repository, tmp_path:
     client.send(f"reqs:{listed}")
     with pytest.raises(UsageError, match="hg"):
         client.send("hg+https://h.org/x")
+
+
+def test_a_lock_names_the_commit_wherever_it_is_installed_from(
+    client: Client, plum: Repository, tmp_path: Path
+) -> None:
+    commit = plum.commit(project("plum", "1.0", below="python/"), "v1")
+    client.send(rk.GitPackage(str(plum.bare), revision="v1", subdirectory="python"))
+    kept = tmp_path / "pylock.toml"
+    lock = Lock.from_json(client.host.plans["e"]["spec"]["lock"])
+    kept.write_text(lock.text(kept=tmp_path / "client" / "wheels"))
+    assert f'path = "{plum.bare}", commit-id = "{commit}", subdirectory = "python"' in kept.read_text()
+    replica = prepare(rk.env("again", lock=kept), client.host, with_ray=False)
+    assert replica is not None
+    client.deployer.send(replica.env, resolve=replica.solver)
+    assert client.host.run("again", "import plum; print(plum.__version__)") == "1.0"
+    assert client.host.plans["again"]["build"] == client.host.plans["e"]["build"]
 
 
 def test_local_is_the_checkout_and_reqs_what_it_asks_for(
