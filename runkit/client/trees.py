@@ -97,7 +97,10 @@ def build(
                 return kept
         shown = shown or str(tree_path)
         progress({"phase": f"build {shown.partition('@')[0].rpartition('/')[2].removesuffix('.git')}"})
-        with tree_copy.copied(tree_path, around) as copy, TemporaryDirectory(prefix="built-", dir=tree_copy.builds()) as out:
+        with (
+            tree_copy.copied(tree_path, around) as copy,
+            TemporaryDirectory(prefix="built-", dir=tree_copy.builds()) as out,
+        ):
             made = _make(copy, Path(out), target, cwd, shown, store.logins.lines)
             built = replace(store.add(made), tree=tree)
         note = places[0] if made.name.endswith("-none-any.whl") else places[1]
