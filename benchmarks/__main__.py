@@ -24,7 +24,7 @@ from benchmarks import place
 from benchmarks.rows import Figures, Row, rows
 from tests.hosts import Host, hosts
 
-GROUPS = ("calls", "bulk", "sync", "envs", "starts", "runhouse", "scan")
+GROUPS = ("calls", "bulk", "sync", "envs", "starts", "runhouse", "scan", "replicate")
 ON_HOSTS = set(GROUPS) - {"scan"}
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -102,7 +102,7 @@ def measure(
 ) -> None:
     """Fill `figures`; what fails or is absent goes into `notes` and does not stop the rest."""
     import runkit as rk  # here: it reads what prepare() set
-    from benchmarks.measures import bulk, calls, envs, starts, sync
+    from benchmarks.measures import bulk, calls, envs, replicate, starts, sync
     from benchmarks.measures.session import Session
     from benchmarks.peers import runhouse
 
@@ -125,6 +125,7 @@ def measure(
     run("envs/numpy", lambda: envs.first_numpy(session, other, rounds))
     run("envs/conflict", lambda: envs.conflict(session, rounds))
     run("envs/restart", lambda: {"worker_restart": envs.worker_restart(session, rounds)})
+    run("replicate", lambda: replicate.measure(session, rounds))
     run("starts/server", lambda: {"server": starts.server(session, rounds)})
     session.cluster.stop_server()
 

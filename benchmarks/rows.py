@@ -170,6 +170,24 @@ def _scan(f: Figures) -> list[Row]:
     return made
 
 
+def _replicate(f: Figures) -> list[Row]:
+    r = f["replicate"]
+    what = f"an environment of {r['distributions']} distributions"
+    peer = f"uv pip sync on the host {_s(r['uv_sync'])}"
+    return [
+        _in_ms(f"plan {what}, unchanged over there", r["again"], 500),
+        Row(
+            "one package of it changed: all installed anew, uv's cache warm",
+            _s(r["changed"]),
+            peer,
+            r["changed"] / r["uv_sync"],
+            "x",
+            1.3,
+        ),
+        _in_ms("edit a line of an editable install, .to(), call", r["edited"], 1000),
+    ]
+
+
 _MAKERS: list[Callable[[Figures], list[Row]]] = [
     _calls_ray,
     _calls_runhouse,
@@ -184,6 +202,7 @@ _MAKERS: list[Callable[[Figures], list[Row]]] = [
     _worker,
     _server,
     _scan,
+    _replicate,
 ]
 
 

@@ -1,4 +1,4 @@
-"""`runkit status|logs|stop|ssh NAME` and `runkit env …` for clusters, `runkit sync …` here, `runkit server …` on a host."""
+"""`runkit status|logs|stop|ssh NAME`, `runkit env …` for clusters this user knows, `runkit sync …`, and `runkit server …` on a host."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from runkit.cli import sync_plan
+
 if TYPE_CHECKING:
     from runkit.client.scan.model import Distribution, LocalEnvironment
 
@@ -26,6 +28,7 @@ def add_to(commands: Any) -> None:
     found.add_argument("--json", action="store_true", help="as JSON, with everything there is")
     add_python(found)
     found.set_defaults(run=scan)
+    sync_plan.add_to(actions, add_python)
 
 
 def add_python(parser: Any) -> None:

@@ -18,10 +18,12 @@ from runkit.client.request import Options
 from runkit.client.roots import Location, locate
 from runkit.errors import EnvNotFound, PortInUse, UsageError
 from runkit.model.env import Env, as_env
+from runkit.model.env import env as make_env
 from runkit.model.git_package import GitPackage
 from runkit.model.kept import kept, restored
 from runkit.model.mistakes import plainly
 from runkit.model.package import Package
+from runkit.model.package_sync import PackageSync, as_package_sync
 from runkit.transport import Forward, make_transport
 from runkit.wire.names import DEFAULT_PORT, check_name
 
@@ -256,6 +258,7 @@ def cluster(
     ssh_creds: Mapping[str, str | None] | None = None,
     server_port: int | None = None,
     default_env: Env | Sequence[str | Package | GitPackage] | None = None,
+    package_sync: bool | PackageSync | None = None,
 ) -> Cluster:
     """A cluster by its name: the host given here, or the one saved under that name.
 
@@ -270,6 +273,8 @@ def cluster(
         default_env: the env that runs what names no env, and that unnamed envs are added on top of. It is made when the cluster
             is connected, in place of the one there; without it, what is there is used as it is. Its own name, if it has one, means
             it wherever an env's name is asked for. Ray at the cluster's version is in it.
+        package_sync: the default env replicates the environment that runs here: True, or a `rk.PackageSync`. It is brought up to
+            date whenever something is sent.
 
     Raises:
         UsageError: an argument is malformed, or no cluster is saved under the name.
@@ -280,6 +285,8 @@ def cluster(
         <Cluster 'box' at me@gpu.example.org (not connected)>
     """
     mine = _as_default(default_env)
+    if as_package_sync(package_sync) is not None:
+        mine = make_env(mine.name if mine is not None else None, package_sync=package_sync, base=mine)
     if name == "here" and (host, ssh_port, ssh_creds, server_port) == (None,) * 4:
         found = here()
         found.default_env = mine or found.default_env

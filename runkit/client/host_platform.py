@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import sys
 from collections.abc import Iterator, Mapping
@@ -96,7 +97,7 @@ class Platform:
 
     def best(self, filenames: list[str]) -> str | None:
         """The wheel that an installer would take there, or None if none fits."""
-        order = {tag: rank for rank, tag in reversed(list(enumerate(self.tags())))}
+        order = _ranks(self)
         ranked = []
         for filename in filenames:
             try:
@@ -114,3 +115,8 @@ class Platform:
             if level in _LEGACY:
                 yield f"{_LEGACY[level]}_{self.machine}"
         yield f"linux_{self.machine}"
+
+
+@functools.lru_cache(maxsize=16)
+def _ranks(target: Platform) -> dict[Tag, int]:
+    return {tag: rank for rank, tag in reversed(list(enumerate(target.tags())))}

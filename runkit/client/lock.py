@@ -143,6 +143,10 @@ class Lock:
             )
             hashes = f"hashes = {{ sha256 = {quoted(artifact.sha256)} }}"
             size = f", size = {artifact.size}" if artifact.size else ""
+            if artifact.tree and not artifact.filename:
+                out += ["", "[[packages]]", f"name = {quoted(package.name)}"]
+                out.append(f"directory = {{ path = {quoted(artifact.path or '')} }}")
+                continue
             entry = f"{{ name = {quoted(artifact.filename)}, {at}{size}, {hashes} }}"
             out += ["", "[[packages]]", f"name = {quoted(package.name)}"]
             if package.version:

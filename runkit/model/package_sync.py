@@ -9,6 +9,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from runkit.errors import UsageError
+from runkit.model.git_package import GitPackage
 from runkit.model.mistakes import plainly
 from runkit.model.package import Package
 
@@ -51,7 +52,7 @@ class PackageSync:
         if both := set(self.ignore) & {*self.only, *self.critical}:
             raise UsageError(f"package_sync ignores {', '.join(sorted(both))}, and asks for it as well")
         extras = _listed("extras", self.extras)
-        packages = tuple(one if isinstance(one, Package) else Package.from_string(one) for one in extras)
+        packages = tuple(one if isinstance(one, (Package, GitPackage)) else Package.from_string(one) for one in extras)
         object.__setattr__(self, "extras", packages)
 
     @property

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,13 @@ def _ask_nvidia() -> str:
 def pythons(settings: Settings) -> dict[str, str]:
     """Interpreters on this host, {"3.11": path}: shipped by a client, fetched by uv, or the host's own."""
     found: dict[str, str] = {}
+    for minor, path in _interpreters(settings):
+        found.setdefault(minor, path)
+    return found
+
+
+def _interpreters(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Minor versions and paths, best first; there may be several of one minor version."""
     folders = [Path(sys.base_prefix) / "bin"]  # the server's own first: Ray wants one version on both sides
     folders += [folder / "bin" for folder in sorted((settings.home / "python").glob("*/"))]
     folders += [Path(folder) for folder in os.get_exec_path() if folder]
@@ -80,15 +88,15 @@ def pythons(settings: Settings) -> dict[str, str]:
         for path in sorted(folder.glob("python3.*")):
             match = _PYTHON.fullmatch(path.name)
             if match and os.access(path, os.X_OK) and not _is_shim(path):
-                found.setdefault(f"3.{match[1]}", str(path))
-    return found
+                yield f"3.{match[1]}", str(path)
 
 
 def find_python(settings: Settings, version: str) -> dict[str, Any]:
     """An interpreter of that version ("3.12", "3.12.4"), {path, version}: the host's, else fetched by uv; else path None."""
     minor = ".".join(version.split(".")[:2])
-    if (path := pythons(settings).get(minor)) and (exact := exact_version(path)) and _fits(exact, version):
-        return {"path": path, "version": exact}
+    for its_minor, present in _interpreters(settings):
+        if its_minor == minor and (exact := exact_version(present)) and _fits(exact, version):
+            return {"path": present, "version": exact}
     for install in (False, True):
         if path := _ask_uv(settings, version, install=install):
             return {"path": path, "version": exact_version(path) or version}

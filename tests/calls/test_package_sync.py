@@ -12,6 +12,7 @@ import pytest
 import uv
 
 import runkit as rk
+from runkit.cli.__main__ import main
 
 BACKEND = """
 import os, zipfile
@@ -90,3 +91,21 @@ def test_the_commands_of_an_editable_install_run(orchard: Path, cluster: rk.Clus
     env = rk.env(name="replicated", package_sync=rk.PackageSync(only=["orchard"]))
     [(code, out, err)] = cluster.run("orchard", env=env, stream_logs=False)
     assert (code, out) == (0, "picked 1\n"), err
+
+
+def test_verify_compares_what_is_there_with_what_is_here(
+    orchard: Path, cluster: rk.Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env = rk.env(name="verified", package_sync=rk.PackageSync(only=["orchard"]))
+    placed = env.to(cluster)
+    cluster.save()
+    verify = ["sync", "verify", "box", "verified", "--only", "orchard"]
+    assert main(verify) == 0
+    assert "is as it is here" in capsys.readouterr().out
+    (orchard / "src/orchard/tree.py").write_text("COUNT = 7\n")
+    assert main([*verify, "--extra", "numpy"]) == 1
+    assert capsys.readouterr().out == f"{orchard} is not there as it is here\n"
+    assert {"orchard", "cloudpickle"} <= {
+        line.split('"')[1] for line in placed.lock().splitlines() if line.startswith("name = ")
+    }
+    assert env.lock(cluster) == placed.lock()

@@ -41,7 +41,8 @@ class Host:
         self.calls.append(f"{method} {path}")
         if path == "/v1/ensure":
             plan = self.plans.get(body["env"]["name"])
-            same = plan and body["env"]["request"] in (None, plan["request"])
+            asked = body["env"]
+            same = plan and asked["request"] in (None, plan["request"]) and asked.get("base") in (None, plan["base"])
             return {"env": "ready" if same else "changed" if plan else "missing", "worker": {"pid": 1}, "roots": {}}
         if path.endswith("/spec"):
             name = path.split("/")[3]

@@ -5,9 +5,15 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+import pytest
 from host import Host
 from packages import Index, wheel
 from venvs import Client, Venv, project, versions
+
+import runkit as rk
+from runkit.client.replicate import replicate
+from runkit.client.scan import scan
+from runkit.errors import ResolutionFailed
 
 ONE_QUESTION = ["POST /v1/ensure"]
 
@@ -60,3 +66,57 @@ def test_one_changed_package_travels_alone(
     replicating.send(venv)
     assert not any(call.startswith("PUT /v1/wheels/") for call in host.calls)
     assert versions(host) == {"apple": "2.0"}
+
+
+def test_as_the_default_env(replicating: Client, host: Host, venv: Venv, tmp_path: Path) -> None:
+    default = rk.cluster("box", host="h", default_env=rk.env("mine", ["sourdough"]), package_sync=True).default_env
+    assert default is not None
+    assert (default.name, default.package_sync) == ("mine", rk.PackageSync())
+    assert rk.cluster("box", host="h", package_sync=False).default_env is None
+    mine = project(tmp_path / "mine", "mine")
+    venv.install("apple==1.0", "-e", str(mine))
+
+    def send() -> bool:
+        local = scan(str(venv.python))
+        replica = replicate(default, host.status()["host"], local=local, with_ray=True)
+        return replicating.deploy(replica, default=True).changed
+
+    assert send()
+    assert versions(host, "default") == {"apple": "1.0", "mine": "1.0", "sourdough": "1.0"}
+    assert not send()
+    venv.install("apple==2.0")
+    assert send()
+    assert versions(host, "default")["apple"] == "2.0"
+
+
+def test_an_unnamed_env_takes_the_place_of_what_it_replicated_before(
+    replicating: Client, host: Host, venv: Venv, tmp_path: Path
+) -> None:
+    mine = project(tmp_path / "mine", "mine", requires='["apple"]')
+    venv.install("apple==1.0", "-e", str(mine))
+    replicating.send(venv, name=None)
+    (mine / "pyproject.toml").write_text((mine / "pyproject.toml").read_text().replace('"1.0"', '"1.1"'))
+    venv.install("apple==2.0", "-e", str(mine))
+    replicating.send(venv, name=None)
+    assert versions(host, "default") == {"apple": "2.0", "mine": "1.1"}
+
+
+def test_one_changed_package_is_looked_up_alone(
+    replicating: Client, host: Host, shop: Index, venv: Venv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("quince", "medlar", "damson", "sloe"):
+        shop.add(wheel(tmp_path, name, "1.0", ["apple; python_version>'3'", "nothing; extra == 'all'"]))
+    venv.install("apple==1.0", "quince", "medlar", "damson", "sloe")
+    replicating.send(venv)
+    shop.add(wheel(tmp_path, "sloe", "2.0", ["apple"]))
+    venv.install("--refresh", "sloe==2.0")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "empty-cache"))
+    shop.requests.clear()
+    assert replicating.send(venv).changed
+    pages = {path for path in shop.requests if path.endswith("/")}
+    assert pages == {"/simple/sloe/"}
+    assert versions(host)["sloe"] == "2.0"
+    shop.add(wheel(tmp_path, "sloe", "3.0", ["apple>=2"]))
+    venv.install("--no-deps", "--refresh", "sloe==3.0")  # which the others are not asked about
+    with pytest.raises(ResolutionFailed, match="apple"):
+        replicating.send(venv)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,14 @@ def test_what_is_on_no_index_is_said(replicating: Client, host: Host, venv: Venv
         replicating.send(venv)
     replicating.send(venv, rk.PackageSync(ignore=["quince"]))
     assert versions(host) == {"apple": "2.0"}
+    found = scan(str(venv.python))
+    of_conda = tuple(replace(one, source="conda") for one in found.distributions)
+    asked = rk.env(name="e", package_sync=True)
+    local = replace(found, distributions=of_conda)
+    replicating.deploy(replicate(asked, host.status()["host"], local=local))
+    assert versions(host) == {"apple": "2.0"}
+    assert any("2 packages came from conda" in text for text in replicating.warnings), replicating.warnings
+    assert "quince 1.0 is left out: it came from conda, and no index has it" in replicating.warnings
 
 
 def test_a_requirement_that_names_a_folder_of_this_machine(
@@ -242,3 +251,18 @@ def test_a_requirement_that_names_a_folder_of_this_machine(
     replicating.send(venv)
     assert {root.path for root in replicating.replica.roots} == {leaf, top}
     assert versions(host) == {"leaf": "1.0", "top": "1.0"}
+
+
+def test_an_install_from_git_goes_at_its_commit(replicating: Client, host: Host, venv: Venv, tmp_path: Path) -> None:
+    import subprocess
+
+    folder = project(tmp_path / "repository" / "below", "plum").parent
+    git = ["git", "-c", "user.name=me", "-c", "user.email=me@example.org", "-C", str(folder)]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    venv.install(f"plum @ git+{folder.as_uri()}#subdirectory=below")
+    (folder / "below/src/plum/__init__.py").write_text("VALUE = 2\n")
+    subprocess.run([*git, "commit", "-qam", "second"], check=True)
+    replicating.send(venv)
+    assert host.run("e", "import plum; print(plum.VALUE)") == "1"
+    assert not replicating.send(venv).changed

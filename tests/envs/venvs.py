@@ -63,12 +63,13 @@ class Client:
         asked = rk.env(name=name, package_sync=sync, **options)
         return replicate(asked, self.deployer.host, self._hear, scan(str(venv.python)), with_ray=name is None)
 
-    def deploy(self, replica: Replica) -> Deployed:
+    def deploy(self, replica: Replica, **options: Any) -> Deployed:
         self.host.calls.clear()
         self.warnings.clear()
         self.replica = replica
+        replica.solver.progress = self._hear
         roots = [SyncedRoot(root.id, "d", str(root.path), root.paths) for root in replica.roots]
-        return self.deployer.send(replica.env, roots, resolve=replica.solver, progress=self._hear)
+        return self.deployer.send(replica.env, roots, resolve=replica.solver, progress=self._hear, **options)
 
     def _hear(self, event: Any) -> None:
         if "warning" in event:

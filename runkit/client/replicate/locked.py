@@ -14,6 +14,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from runkit.client.git_requirements import package_of
 from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact, Lock, Locked, version_of
 from runkit.client.progress import Report
@@ -77,6 +78,7 @@ class FromLock:
             files=dict(place for line, place in local if line.startswith(FILE)),
             origins=(str(self._path),) * len(self._entries),
             trees=dict(place for line, place in local if line.startswith(TREE)),
+            gits={entry.line: package for entry in self._entries if (package := package_of(entry.line))},
         )
 
     def __call__(self, requirements: Requirements, target: Platform, **options: Any) -> Lock:

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from runkit.client.git_requirements import package_of
 from runkit.client.host_platform import Platform
 from runkit.client.lock import Lock
 from runkit.client.replicate import levels
@@ -49,6 +50,7 @@ class Planned:
         line: the requirement line that asks for it over there (see `runkit.model.requirements`); "" if none does.
         local: the digest of the file or source tree that `line` names, and the absolute path where that lies here.
         portable: whether what is installed here runs on every platform.
+        of_conda: whether conda brought it.
         there: the version over there, once that is solved; "" if it is not there.
     """
 
@@ -59,7 +61,13 @@ class Planned:
     line: str = ""
     local: tuple[str, str] | None = None
     portable: bool = True
+    of_conda: bool = False
     there: str | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is over there what it is here, and needs what it needs here; what is built of a folder may have changed."""
+        return self.level in ("critical", "exact", AS_IS, SYNCED, "file") or self.line.startswith(GIT)
 
     @property
     def from_index(self) -> bool:
@@ -79,6 +87,8 @@ class Plan:
         entries: by name.
         roots: the import roots that are synced.
         notes: what else a person should know.
+        added: what is over there and not here; of a solved plan.
+        requires: the Requires-Dist lines of what is here, by name.
     """
 
     python: str
@@ -88,7 +98,8 @@ class Plan:
     entries: tuple[Planned, ...]
     roots: tuple[ImportRoot, ...] = ()
     notes: tuple[str, ...] = ()
-    added: tuple[Planned, ...] = field(default=())
+    added: tuple[Planned, ...] = ()
+    requires: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
 
     def requirements(self) -> Requirements:
         """What is asked for over there, but for the extras."""
@@ -99,6 +110,7 @@ class Plan:
             files=dict(place for line, place in local if line.startswith(FILE)),
             origins=("the local environment",) * len(asked),
             trees=dict(place for line, place in local if line.startswith(TREE)),
+            gits={entry.line: package for entry in asked if (package := package_of(entry.line))},
         )
 
     @property
@@ -223,6 +235,7 @@ class _Planner:
             tuple(self._with_pulled_in(entries)),
             self._roots(entries),
             tuple(self.notes),
+            requires={one.name: one.requires for one in self.local.distributions},
         )
 
     def _check_names(self) -> None:
@@ -262,14 +275,17 @@ class _Planner:
         else:
             level, specifier = "series", levels.series(one.version)
             why = "over there is another platform: the nearest of its release series"
-        return Planned(one.name, one.version, level, why, f"{one.name}{specifier}", portable=portable)
+        line, of_conda = f"{one.name}{specifier}", one.source == "conda"
+        return Planned(one.name, one.version, level, why, line, portable=portable, of_conda=of_conda)
 
     def _editable(self, one: Distribution) -> Planned:
         if not one.editable or not os.path.isdir(one.editable):
             raise SyncRefused(
                 f"{one.name}: its editable install names {one.editable}, which is not there; install it again"
             )
-        compiled = not levels.is_portable(one.tags) or one.pure is False
+        compiled = (
+            not levels.is_portable(one.tags) or one.pure is False or (not one.tags and _has_extensions(one.editable))
+        )
         if compiled or not one.roots:
             return self._built(
                 one, one.editable, "it has compiled parts" if compiled else "it is not imported from one folder"
@@ -368,7 +384,7 @@ class _Planner:
         )
 
     def _note_conda(self) -> None:
-        named = [one.name for one in self.local.distributions if one.source == "conda"]
+        named = [one.name for one in self.local.distributions if one.source == "conda" and one.name != OWN]
         others = [one.name for one in self.local.conda if not one.distributions]
         if named:
             self.notes.append(
@@ -382,6 +398,15 @@ class _Planner:
 
 def _is_this_machine(local: LocalEnvironment) -> bool:
     return local.platform.startswith("linux-") and local.implementation == "cpython"
+
+
+def _has_extensions(project: str) -> bool:
+    """Whether an old `setup.py develop`, which notes nothing about it, has left compiled modules in its project."""
+    for folder, inside, files in os.walk(project):
+        inside[:] = [name for name in inside if name[:1] != "." and not os.path.exists(f"{folder}/{name}/pyvenv.cfg")]
+        if any(name.endswith((".so", ".pyd")) for name in files):
+            return True
+    return False
 
 
 def _local_path(direct_url: Mapping[str, Any]) -> str:

@@ -41,6 +41,7 @@ class ReplicatedEnv(Env):
             origins=tuple(lines.values()),
             files={**self.replicated.files, **own.files},
             trees={**self.replicated.trees, **own.trees},
+            gits={**self.replicated.gits, **own.gits},
         )
 
 

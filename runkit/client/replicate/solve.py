@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from runkit.client.host_platform import Platform
-from runkit.client.lock import Lock
+from runkit.client.lock import Artifact, Lock, Locked, version_of
 from runkit.client.progress import Report
 from runkit.client.replicate import levels
+from runkit.client.replicate.known import Pins, consistent
 from runkit.client.replicate.plan import LEFT_OUT, Plan, Planned
 from runkit.client.resolve import resolve
+from runkit.client.uvtool import index_settings
 from runkit.errors import ResolutionFailed, SyncRefused
 from runkit.model.package_sync import AS_IS
-from runkit.model.requirements import Requirements
+from runkit.model.requirements import FILE, Requirements
 
 _TOLD = 20
 """How many deviations are told one by one."""
@@ -39,8 +41,6 @@ class Solver:
         self._entries = {entry.line: entry for entry in plan.entries if entry.from_index}
         self._why: dict[str, str] = {}
         self._options: list[str] = ["--no-deps"] if plan.sync.strict == AS_IS else []
-        if backend := _torch_backend(plan):
-            self._options += ["--torch-backend", backend]
 
     def __call__(
         self,
@@ -65,22 +65,64 @@ class Solver:
 
         def look(wanted: Requirements, *options: str) -> Lock:
             kept = None if upgrade else cache
+            # PyTorch comes in the build for the host's GPU or its lack, unless it is to be exactly the one that is here.
+            exactly = self.plan.sync.strict or "--torch-backend" in self._options
             return resolve(
-                wanted, target, cwd=cwd, prefer=liked, cache=kept, options=(*self._options, *options), **more
+                wanted,
+                replace(target, driver=None) if exactly else target,
+                cwd=cwd,
+                prefer=liked,
+                cache=kept,
+                options=tuple(dict.fromkeys((*self._options, *options))),
+                **more,
             )
 
-        lock = self._solve(requirements, look)
+        settings = [index_settings(cwd), self.plan.sync.level, str(target.driver), *self._options]
+        pins = Pins(None if upgrade else cache, target, settings)
+        lock = self._known(requirements, target, pins, look)
+        if lock is None:
+            lock = self._solve(requirements, look)
+            pins.keep(lock.packages)
         self.plan = replace(self.plan, target=target).solved(lock, self._why)
         self._tell()
         return lock
+
+    def _known(self, wanted: Requirements, target: Platform, pins: Pins, look: Callable[..., Lock]) -> Lock | None:
+        """The lock, where nothing has to be solved: exact versions, which suit each other here, in files that are mostly known."""
+        entries = {entry.line: entry for entry in self.plan.entries if entry.line}
+        asked = [entries.get(line) for line in wanted.lines]
+        if wanted.constraints or not all(entry is not None and entry.is_exact for entry in asked):
+            return None
+        found = {line: _of_file(entries[line]) or pins.find(line) for line in wanted.lines}
+        unknown = [line for line, package in found.items() if package is None]
+        if 4 * len(unknown) > len(found):
+            return None
+        versions = {entry.name: entry.version for entry in asked if entry is not None}
+        if self.plan.sync.strict != AS_IS and not consistent(versions, self.plan.requires, target):
+            return None
+        packages = [package for package in found.values() if package is not None]
+        if unknown:
+            origins = ("the local environment",) * len(unknown)
+            try:
+                more = look(replace(wanted, lines=tuple(unknown), origins=origins), "--no-deps").packages
+            except ResolutionFailed:
+                return None
+            pins.keep(more)
+            packages += more
+        return Lock(target.python, target.uv_platform, tuple(sorted(packages, key=lambda package: package.name)))
 
     def _solve(self, wanted: Requirements, look: Callable[..., Lock]) -> Lock:
         try:
             return look(wanted)
         except ResolutionFailed as error:
-            if _is_network(error):
-                raise
             refused = error
+        if backend := _torch_backend(self.plan):
+            # Not before the user's own indexes were asked for that build.
+            self._options += ["--torch-backend", backend]
+            try:
+                return look(wanted)
+            except ResolutionFailed as error:
+                refused = error
         wanted = self._without_missing(wanted, look)
         try:
             return look(wanted)
@@ -105,15 +147,13 @@ class Solver:
         def exists(lines: Sequence[str]) -> bool:
             try:
                 look(Requirements((*settings, *lines), origins=("",) * (len(settings) + len(lines))), "--no-deps")
-            except ResolutionFailed as error:
-                if _is_network(error):
-                    raise
+            except ResolutionFailed:
                 return False
             return True
 
         replaced: dict[str, str] = {}
         problems: list[str] = []
-        gone: list[str] = []
+        gone: dict[str, str] = {}
         for line in _missing(asked, exists):
             entry = self._entries[line]
             why = f"no index has a file of {entry.name} {entry.version} for {self.plan.where}"
@@ -125,22 +165,23 @@ class Solver:
                 self._why[entry.name] = why
             elif not entry.portable and not self.plan.same_platform:
                 replaced[line] = ""
-                gone.append(entry.name)
+                gone[entry.name] = (
+                    "what is installed here is for another platform, and it has no file for the one over there"
+                )
+            elif entry.of_conda:
+                replaced[line] = ""
+                gone[entry.name] = "it came from conda, and no index has it"
             else:
                 problems.append(f"{why}: ignore it, or say in the env's reqs where it comes from")
         if problems:
             listed = "\n".join(f"  {problem}" for problem in problems)
             raise SyncRefused(f"the local environment cannot be replicated:\n{listed}")
-        for name in gone:
-            self._leave_out(name)
+        entries = (
+            replace(entry, level=LEFT_OUT, why=gone[entry.name]) if entry.name in gone else entry
+            for entry in self.plan.entries
+        )
+        self.plan = replace(self.plan, entries=tuple(entries))
         return _with_lines(wanted, replaced)
-
-    def _leave_out(self, name: str) -> None:
-        def changed(entry: Planned) -> Planned:
-            why = "what is installed here is for another platform, and there is no file of it for the one over there"
-            return replace(entry, level=LEFT_OUT, why=why) if entry.name == name else entry
-
-        self.plan = replace(self.plan, entries=tuple(changed(entry) for entry in self.plan.entries))
 
     def _explained(self, error: ResolutionFailed) -> ResolutionFailed | SyncRefused:
         said = error.output or str(error)
@@ -159,6 +200,15 @@ class Solver:
             self.progress({"warning": text})
         if len(found) > _TOLD:
             self.progress({"warning": f"{len(found) - _TOLD} more packages differ: `runkit sync plan` lists them"})
+
+
+def _of_file(entry: Planned) -> Locked | None:
+    """What a wheel of this machine comes to."""
+    if entry.local is None or not entry.line.startswith(FILE):
+        return None
+    sha256, path = entry.local
+    artifact = Artifact(Path(path).name, sha256, None, path, Path(path).stat().st_size)
+    return Locked(entry.name, version_of(artifact, entry.version), artifact)
 
 
 def _missing(lines: Sequence[str], exists: Callable[[Sequence[str]], bool]) -> list[str]:
@@ -185,10 +235,3 @@ def _torch_backend(plan: Plan) -> str | None:
         if entry.from_index and entry.name.startswith("torch") and (backend := levels.torch_backend(entry.version)):
             return backend
     return None
-
-
-def _is_network(error: ResolutionFailed) -> bool:
-    said = error.output or str(error)
-    return any(
-        sign in said for sign in ("Failed to fetch", "error sending request", "Network connectivity is disabled")
-    )
