@@ -32,6 +32,7 @@ _PLACES = {
     "Package": "runkit.model.package",
     "package": "runkit.model.package",
     "GitPackage": "runkit.model.git_package",
+    "git_package": "runkit.model.git_package",
     "Secret": "runkit.model.secret",
     "PackageSync": "runkit.model.package_sync",
 }
@@ -54,6 +55,7 @@ __all__ = [
     "errors",
     "fetch",
     "function",
+    "git_package",
     "here",
     "module",
     "package",
@@ -70,7 +72,7 @@ if TYPE_CHECKING:
     from runkit.client.module import Module, module
     from runkit.client.remote import RemoteObject, fetch
     from runkit.model.env import CondaEnv, Env, conda_env, env
-    from runkit.model.git_package import GitPackage
+    from runkit.model.git_package import GitPackage, git_package
     from runkit.model.package import Package, package
     from runkit.model.package_sync import PackageSync
     from runkit.model.secret import Secret

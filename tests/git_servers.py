@@ -59,17 +59,17 @@ class Repository:
 
 @dataclass
 class Server:
-    """A running server: `url` is that of its folder; it accepts any user name with `password`."""
+    """A running server: `url` is that of its folder; it accepts any user name with `password`, or that of a repository."""
 
     url: str
-    password: str | None
+    password: str | Mapping[str, str] | None
     requests: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     users: set[str] = field(default_factory=set)
 
 
 @contextlib.contextmanager
-def serve(folder: Path, kind: str = "smart", password: str | None = None) -> Iterator[Server]:
+def serve(folder: Path, kind: str = "smart", password: str | Mapping[str, str] | None = None) -> Iterator[Server]:
     """Serve the bare repositories in a folder; `kind` is "smart" or "dumb"."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -83,7 +83,8 @@ def serve(folder: Path, kind: str = "smart", password: str | None = None) -> Ite
             user, _, given = (
                 base64.b64decode((self.headers.get("Authorization") or "").partition(" ")[2]).decode().partition(":")
             )
-            if password is not None and given != password:
+            wanted = password.get(self.path.split("/")[1]) if isinstance(password, Mapping) else password
+            if wanted is not None and given != wanted:
                 if given:
                     made.refused.append(given)
                 self.send_response(401)

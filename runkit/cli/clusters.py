@@ -53,7 +53,8 @@ def describe(name: str, found: dict[str, Any]) -> list[str]:
             else "no process"
         )
         wants = ", ".join(f"{kind} {amount}" for kind, amount in (one.get("compute") or {}).items())
-        lines.append(f"  env    {env}: {one['state']}, {process}" + (f"; {wants}" if wants else ""))
+        title = f"{env} ({one['alias']})" if one.get("alias") else env
+        lines.append(f"  env    {title}: {one['state']}, {process}" + (f"; {wants}" if wants else ""))
         if one["keys"]:
             lines.append(f"         objects: {', '.join(sorted(one['keys']))}")
         if one.get("failure"):

@@ -57,6 +57,12 @@ class Login:
         return f"{scheme}://{host}" + (f":{port}" if port else "")
 
     @property
+    def is_in_clear(self) -> bool:
+        """Whether the token travels unencrypted, and farther than on this machine."""
+        scheme, host, _ = self.origin
+        return scheme == "http" and host not in ("localhost", "::1") and not host.startswith("127.")
+
+    @property
     def user(self) -> str:
         """The user name: servers that take tokens want some word there, and each has its own."""
         if self.username:

@@ -16,7 +16,7 @@ from runkit.client.progress import Progress
 from runkit.client.remote import RemoteObject, operate
 from runkit.client.request import Options
 from runkit.client.roots import Location, locate
-from runkit.errors import PortInUse, UsageError
+from runkit.errors import EnvNotFound, PortInUse, UsageError
 from runkit.model.env import Env, as_env
 from runkit.model.env import env as make_env
 from runkit.model.git_package import GitPackage
@@ -25,7 +25,7 @@ from runkit.model.mistakes import plainly
 from runkit.model.package import Package
 from runkit.model.package_sync import PackageSync, as_package_sync
 from runkit.transport import Forward, make_transport
-from runkit.wire.names import DEFAULT_ENV, DEFAULT_PORT, check_name
+from runkit.wire.names import DEFAULT_PORT, check_name
 
 _MISSING: Any = object()
 
@@ -125,13 +125,13 @@ class Cluster(Connected):
     @plainly
     def keys(self, env: EnvLike = None) -> list[str]:
         """The keys of the cluster's objects, or of one env's."""
-        found = self.link.api.json("GET", "/v1/keys")["keys"]
         if env is None:
-            return sorted(found)
-        name = env if isinstance(env, str) else as_env(env).target
-        if self.default_env is not None and name == self.default_env.name:
-            name = DEFAULT_ENV
-        return sorted(key for key, owner in found.items() if owner == name)
+            return sorted(self.link.api.json("GET", "/v1/keys")["keys"])
+        name = check_name("env", env if isinstance(env, str) else as_env(env).target)
+        try:
+            return sorted(self.link.api.json("GET", f"/v1/keys?env={name}")["keys"])
+        except EnvNotFound:
+            return []
 
     @plainly
     def delete(self, keys: str | Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ from runkit.client.roots import Location, Root
 from runkit.client.secrets import Materials, gather
 from runkit.client.session import Session
 from runkit.client.set_up import SetUp
-from runkit.errors import ConnectionLost, EnvError, EnvNotFound, RunkitError, UsageError
+from runkit.errors import ConnectionLost, EnvError, RunkitError, UsageError
 from runkit.model.env import Env, as_env
 from runkit.model.mistakes import plainly
 from runkit.transport import Transport, make_transport
@@ -268,17 +268,16 @@ class Connected:
             EnvNotFound: the cluster has none of that name.
         """
         name = (env if isinstance(env, str) else as_env(env).target) if env is not None else DEFAULT_ENV
-        for found in self.env_list():
-            if name in (found.name, found.alias):
-                return found
-        raise EnvNotFound(f"cluster {self.name!r} has no env {name!r}: it was not sent yet, or was removed")
+        check_name("env", name)
+        [found] = env_status.read(self.link.api.json("GET", f"/v1/envs?sizes=1&env={name}")["envs"])
+        return found
 
     @plainly
-    def remove_env(self, name: str) -> tuple[str, ...]:
+    def remove_env(self, env: Env | str) -> tuple[str, ...]:
         """End an env on the cluster, its process and its objects, and forget it; of the others nothing changes.
 
         Args:
-            name: the env's name. "default" comes back as it is on a new cluster: with Ray, and nothing else.
+            env: the env, or its name. "default" comes back as it is on a new cluster: with Ray, and nothing else.
 
         Returns:
             The keys of the objects that went with it.
@@ -286,7 +285,7 @@ class Connected:
         Raises:
             EnvNotFound: there is none.
         """
-        check_name("env", name)
+        name = check_name("env", env if isinstance(env, str) else as_env(env).target)
         link = self.link
         lost = tuple(link.api.json("DELETE", f"/v1/envs/{name}", timeout=None)["lost"])
         link.forget_env(name)
@@ -309,9 +308,11 @@ class Connected:
         if named is not None:
             check_name("env", named)
         wanted = as_env(None if isinstance(env, str) else env)
-        if mine is not None and wanted.name is not None and wanted.name in own:
+        if mine is not None and mine.name is not None and wanted.name == mine.name:
             self.default_env = mine = wanted  # sent by its name, as it is now
             wanted = as_env(None)
+        elif wanted.name == DEFAULT_ENV:
+            wanted = replace(wanted, name=None)
         python = wanted.python or (mine.python if mine is not None and wanted.name is None else None)
         if by_value and named is None and python and ".".join(python.split(".")[:2]) != HERE:
             raise python_mismatch(by_value, HERE, python, wanted.target)

@@ -85,6 +85,10 @@ class Git:
         asked = self._local(_home(), "ls-remote", "--get-url", package.git_url) or package.git_url
         if asked.startswith(("https://", "http://")):
             login = Login(origin(asked), package.username, package.token)
+            if login.origin not in self._logins and login.is_in_clear:
+                self._progress(
+                    {"warning": f"{login.address} is not encrypted: everybody on the way can read the token"}
+                )
             self._logins.setdefault(login.origin, login)
             self._asked[package.git_url] = login
 
@@ -262,8 +266,10 @@ class Git:
         self, package: GitPackage, arguments: Sequence[str], cwd: Path | None = None, attempts: int = _ATTEMPTS
     ) -> str:
         """What git answers where it has to ask the server; tried again where the network is at fault."""
+        own = self._asked.get(package.git_url)  # on a server with a token for each repository, its own one counts
+        logins = {**self._logins, own.origin: own} if own else self._logins
         for attempt in range(attempts):
-            with Askpass(self._logins.values()) as asked:
+            with Askpass(logins.values()) as asked:
                 done = self._run(arguments, cwd or _home(), asked=asked)
                 if done.returncode == 0:
                     return done.stdout.strip("\n")

@@ -14,6 +14,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from runkit.client.conda_lock import CondaLock
 from runkit.client.host_platform import Platform
 from runkit.model.digest import digest
+from runkit.model.git_package import GitPackage
 from runkit.model.urls import without_credentials
 
 
@@ -124,7 +125,7 @@ class Lock:
         Args:
             shipped: SHA-256 of the files that lie in the host's wheel store; they are named by their path in it.
             kept: this client's wheel store, for a lock that is not installed from at once: files that come from nowhere else are
-                named by their path in that, and the lock says which platform it is for.
+                named by their path in that, commits by their repository, and the lock says which platform it is for.
         """
         minor = ".".join(self.python.split(".")[:2])
         out = ['lock-version = "1.0"', 'created-by = "runkit"', f'requires-python = ">={minor}"']
@@ -150,6 +151,9 @@ class Lock:
             out += ["", "[[packages]]", f"name = {quoted(package.name)}"]
             if package.version:
                 out.append(f"version = {quoted(package.version)}")
+            if kept is not None and artifact.source:
+                out.append(_vcs(artifact.source))
+                continue
             if at.startswith("url") and urlsplit(artifact.url or "").hostname == "files.pythonhosted.org":
                 # With the index named, uv on the host finds what its cache has; without, it fetches again.
                 out.append('index = "https://pypi.org/simple"')
@@ -172,6 +176,14 @@ class Lock:
         packages = tuple(Locked(p["name"], p["version"], Artifact(**p["artifact"])) for p in value["packages"])
         conda = CondaLock.from_json(value["conda"]) if value.get("conda") else None
         return cls(value["python"], value["platform"], packages, conda)
+
+
+def _vcs(source: str) -> str:
+    package = GitPackage.from_string(source)
+    at = "path" if package.git_url.startswith("/") else "url"
+    below = f", subdirectory = {quoted(package.subdirectory)}" if package.subdirectory else ""
+    commit = quoted(package.revision or "")
+    return f'vcs = {{ type = "git", {at} = {quoted(package.git_url)}, commit-id = {commit}{below} }}'
 
 
 def quoted(text: str) -> str:

@@ -54,17 +54,21 @@ def builds() -> Path:
 
 
 @contextmanager
-def copied(tree: Path) -> Iterator[Path]:
+def copied(tree: Path, around: Path | None = None) -> Iterator[Path]:
     """A copy of a source tree for as long as the `with` lasts; what is written into it goes with it.
+
+    Args:
+        tree: the tree.
+        around: a folder above it that is copied with it, because the build may look there ("../README.md").
 
     Raises:
         RootError: the tree is too large, or cannot be read.
     """
     with TemporaryDirectory(prefix="tree-", dir=builds()) as folder:
         top = Path(folder) / "tree"
-        place = _with_history(tree, top) if versioned_by_git(tree) else top
-        _copy(tree, place)
-        yield place
+        place = _with_history(around or tree, top) if versioned_by_git(tree) else top
+        _copy(around or tree, place)
+        yield place / tree.relative_to(around) if around else place
 
 
 def versioned_by_git(tree: Path) -> bool:

@@ -72,6 +72,7 @@ def build(
     cwd: str | Path = ".",
     progress: Report = lambda event: None,
     shown: str = "",
+    around: Path | None = None,
 ) -> Artifact:
     """Build what installs a source tree on a host: its wheel, or where that cannot be built here its source distribution.
 
@@ -83,6 +84,7 @@ def build(
         cwd: the folder whose uv configuration counts for what the build needs.
         progress: told that a build begins.
         shown: what the tree is called in errors; its path if not given.
+        around: a folder above the tree that its build may look into.
 
     Raises:
         BuildFailed: the build ended with an error, on a platform and Python like the host's; or no source distribution can be made.
@@ -95,7 +97,10 @@ def build(
                 return kept
         shown = shown or str(tree_path)
         progress({"phase": f"build {shown.partition('@')[0].rpartition('/')[2].removesuffix('.git')}"})
-        with tree_copy.copied(tree_path) as copy, TemporaryDirectory(prefix="built-", dir=tree_copy.builds()) as out:
+        with (
+            tree_copy.copied(tree_path, around) as copy,
+            TemporaryDirectory(prefix="built-", dir=tree_copy.builds()) as out,
+        ):
             made = _make(copy, Path(out), target, cwd, shown, store.logins.lines)
             built = replace(store.add(made), tree=tree)
         note = places[0] if made.name.endswith("-none-any.whl") else places[1]
@@ -263,8 +268,8 @@ class Trees:
         return self._built(Path(place), artifact)
 
     def _built(self, place: Path, artifact: Artifact) -> Artifact:
-        shown = artifact.source.removeprefix("git+")
-        made = build(place, artifact.tree, self._target, self._store, self._cwd, self._progress, shown)
+        shown, around = artifact.source.removeprefix("git+"), _around(place, artifact)
+        made = build(place, artifact.tree, self._target, self._store, self._cwd, self._progress, shown, around)
         return replace(made, source=artifact.source)
 
     def _offer(self, place: Path, artifact: Artifact) -> Path:
@@ -274,9 +279,15 @@ class Trees:
             if built.is_wheel and built.path:
                 place, artifact = Path(built.path), built
             else:  # uv builds what it needs to know; in a copy, for what that leaves behind
-                place = self._copies.enter_context(tree_copy.copied(place))
+                place = self._copies.enter_context(tree_copy.copied(place, _around(place, artifact)))
         self._offered[os.path.realpath(place)] = artifact
         return place
+
+
+def _around(place: Path, artifact: Artifact) -> Path | None:
+    """The whole checkout, of a package that lies in a folder of its repository."""
+    below = Path(GitPackage.from_string(artifact.source).subdirectory).parts if artifact.source else ()
+    return place.parents[len(below) - 1] if below else None
 
 
 def _of_git(package: GitPackage) -> Artifact:

@@ -122,7 +122,8 @@ class GitPackage:
         """
         line = text.strip()
         if not line.startswith("git+") and _SCP.fullmatch(line):
-            return cls(line)
+            url, revision = _split_revision(line)
+            return cls(url, revision)
         found = _LINE.fullmatch(line)
         if found is None:
             raise UsageError(
@@ -182,10 +183,40 @@ class GitPackage:
         return f"GitPackage({self.git_url!r}{shown})"
 
 
+@plainly
+def git_package(
+    name: str | None = None,
+    git_url: str | None = None,
+    revision: str | None = None,
+    install_method: str = "pip",
+    **options: Any,
+) -> GitPackage:
+    """Make a package from git, as Runhouse's function of that name does.
+
+    Args:
+        name: a label of the caller's own; packages are not kept under names.
+        git_url: see `GitPackage`, as for all others.
+        revision: branch, tag or commit.
+        install_method: "pip", "local" or "reqs".
+        options: the other arguments of `GitPackage`.
+
+    Raises:
+        UsageError: see `GitPackage`.
+
+    Example:
+        >>> git_package(git_url="https://github.com/huggingface/diffusers.git", revision="v0.11.1")
+        GitPackage('https://github.com/huggingface/diffusers.git', revision='v0.11.1')
+    """
+    if git_url is None:
+        named = f" (nothing is kept under the name {name!r})" if name else ""
+        raise UsageError(f"a package from git has a git_url{named}")
+    return GitPackage(git_url, revision, install_method, **options)
+
+
 def is_git(line: str) -> bool:
     """Whether a requirement line asks for a git checkout."""
     return bool(re.match(r"([A-Za-z0-9][\w.-]*\s*(\[[^\]]*\])?\s*@\s*)?git\+", line)) or bool(
-        re.fullmatch(r"[\w.-]+@[\w.-]+:(?!//)[\w./~-]+", line)
+        re.fullmatch(r"[\w.-]+@[\w.-]+:(?!//)[\w./~@-]+", line)
     )
 
 

@@ -63,9 +63,12 @@ def _present(head: Head, roots: list[dict[str, str]]) -> dict[str, bool]:
 
 @routes.get("/v1/envs")
 async def list_envs(request: web.Request) -> web.Response:
-    """All envs; with `?sizes=1` what each takes on disk, in bytes."""
+    """All envs, or the one that `?env=` names; with `?sizes=1` what each takes on disk, in bytes."""
     head = request.app[HEAD]
     envs = (await head.status())["envs"]
+    if (asked := request.query.get("env")) is not None:
+        name = head.envs.get(asked).name
+        envs = {name: envs[name]}
     if request.query.get("sizes"):
         folders = [head.settings.home / "envs" / str(env["build"]) for env in envs.values()]
         sizes = await asyncio.to_thread(lambda: [gc.disk_size(folder) for folder in folders])

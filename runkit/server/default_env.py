@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ def default_plan(settings: Settings) -> dict[str, Any]:
         "lock": "", "packages": marker.get("packages") or [], "env_vars": {}, "setup_cmds": [], "compute": {}, "roots": [],
         "working_dir": None, "spec": {"name": DEFAULT_ENV, "python": python},
     }  # fmt: skip
+
+
+def has_this_ray(plan: Mapping[str, Any]) -> bool:
+    """Whether a default env's Ray is the cluster's; that of an earlier runkit cannot join it."""
+    packages = {str(name): str(found) for name, found in plan.get("packages") or ()}
+    return packages.get("ray") in (None, version("ray"))
 
 
 def ensure(settings: Settings) -> None:

@@ -147,18 +147,16 @@ class Directory:
         Raises:
             ServerError: there is no line to it, or it refused.
         """
-        line = await self.arrival(env, generation)
+        line = await self.arrival(env, generation, ORDER_SECONDS)  # who is refused is replaced, with all it holds
         if line is None:
             raise ServerError(f"the worker of env {env!r} is not connected to the server")
         return await line.order(op, **fields)
 
-    async def arrival(self, env: str, generation: int | None) -> Line | None:
+    async def arrival(self, env: str, generation: int | None, seconds: float = ARRIVAL_SECONDS) -> Line | None:
         """The line to the env's worker (of that generation); waits a little for one that is just being made."""
         async with self._arrived:
             with suppress(TimeoutError, asyncio.TimeoutError):
-                await asyncio.wait_for(
-                    self._arrived.wait_for(lambda: self._line(env, generation) is not None), ARRIVAL_SECONDS
-                )
+                await asyncio.wait_for(self._arrived.wait_for(lambda: self._line(env, generation) is not None), seconds)
         return self._line(env, generation)
 
     def _line(self, env: str, generation: int | None) -> Line | None:

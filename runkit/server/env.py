@@ -46,7 +46,7 @@ class Env:
             else "ready"
             if self.worker
             else "stopped"
-            if self.servlet is None
+            if self.servlet is None and not self.state["failure"]
             else "dead"
         )
         return {

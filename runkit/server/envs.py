@@ -127,6 +127,7 @@ class Envs:
             return "missing"
         wanted = {"request": request, "base": base}
         same = all(value in (None, env.plan.get(field)) for field, value in wanted.items())
+        same = same and (name != DEFAULT_ENV or default_env.has_this_ray(env.plan))
         return "ready" if same and secrets.items() <= fingerprints(env.secrets).items() else "changed"
 
     async def death(self, name: str, generation: int) -> dict[str, Any] | None:

@@ -185,7 +185,6 @@ ARGUMENTS = {
     r"no package": lambda c: rk.env(reqs=[""]),
     r"no-such-folder": lambda c: rk.env(reqs=["./no-such-folder"]),
     r"no-such-place": lambda c: rk.env(reqs=["reqs:no-such-place"]),
-    r"conda.*not available yet": lambda c: rk.env(reqs=["conda:numpy"]),
     r"holds a password": lambda c: rk.env(reqs=["git+https://me:pw@example.org/x.git"]),
     r"must be a string": lambda c: rk.env(env_vars={"A": 1}),
     r"cannot be the name of an environment variable": lambda c: rk.env(env_vars={"A B": "1"}),

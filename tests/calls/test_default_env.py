@@ -42,7 +42,7 @@ def test_what_names_no_env_runs_in_it(
         # On top of it
         box.put("k", 1)
         assert version(box, "iniconfig", ["iniconfig==2.0.0"]) == "2.0.0"
-        assert version(box, "six", ["iniconfig==2.0.0"]) == "1.16.0"
+        assert version(box, "six", rk.env(name="default", reqs=["iniconfig==2.0.0"], root_reqs=False)) == "1.16.0"
         assert box.get("k") == 1
         # By its own name, as object and as text; no second env comes of it.
         for env in (default, "cluster_default", "default"):
@@ -53,6 +53,7 @@ def test_what_names_no_env_runs_in_it(
     # A client that gives none uses what is there, by whatever name.
     assert version(cluster, "iniconfig") == "2.0.0"
     assert version(cluster, "six", "cluster_default") == "1.16.0"
+    assert cluster.keys(env="cluster_default") == ["k"]
     assert version(cluster, "six", rk.env(reqs=["six"], root_reqs=False)) == "1.16.0"
     assert cluster.get("k") == 1
 

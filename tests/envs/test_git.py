@@ -16,6 +16,8 @@ from runkit.client.asked import SyncedRoot
 from runkit.client.deploy import Deployed, Deployer
 from runkit.client.git import Git
 from runkit.client.git_requirements import local_checkouts, pinned_env
+from runkit.client.lock import Lock
+from runkit.client.replicate import prepare
 from runkit.errors import FetchFailed, LoginRefused, ResolutionFailed, RunkitError, SecretNotFound, UsageError
 from tests.git_servers import Repository, git, serve
 
@@ -66,6 +68,7 @@ def test_what_the_documentation_of_others_writes() -> None:
         git_url="https://github.com/huggingface/diffusers.git", install_method="pip", revision="v0.11.1"
     )
     assert package == rk.GitPackage("huggingface/diffusers", revision="v0.11.1")
+    assert package == rk.git_package(git_url=package.git_url, install_method="pip", revision="v0.11.1")
     assert repr(package) == "GitPackage('https://github.com/huggingface/diffusers.git', revision='v0.11.1')"
     assert rk.env(reqs=[package, "numpy"]).reqs[0] is package
     assert package in {pickle.loads(pickle.dumps(package))}
@@ -111,6 +114,8 @@ def test_variables_in_a_line_stay_references(monkeypatch: pytest.MonkeyPatch) ->
 def test_addresses_for_ssh(url: str) -> None:
     assert rk.GitPackage(url).git_url == url
     assert rk.GitPackage.from_string(f"git+{url}@v1") == rk.GitPackage(url, revision="v1")
+    if "://" not in url:
+        assert rk.Package.from_string(f"{url}@v1") == rk.GitPackage(url, revision="v1")
     with pytest.raises(UsageError, match="https"):
         rk.GitPackage(url, token=rk.Secret("t", env="T"))
 
@@ -271,6 +276,22 @@ def test_a_token_is_for_its_own_server(client: Client, plum: Repository, tmp_pat
         foreign.password = None
 
 
+def test_each_repository_of_a_server_has_its_token(client: Client, plum: Repository, tmp_path: Path) -> None:
+    jam = Repository(tmp_path / "more", "jam")
+    jam.commit(project("jam", "1.0"))
+    jam.bare.rename(plum.bare.parent / "jam.git")
+    plum.commit(project("plum", "1.0"))
+    tokens = {"plum.git": "one", "jam.git": "another"}
+    with serve(plum.bare.parent, password=tokens) as server:
+        client.send(
+            *(
+                rk.GitPackage(f"{server.url}/{name}", token=rk.Secret("t", value=lambda t=t: t))
+                for name, t in tokens.items()
+            )
+        )
+    assert (client.version("plum"), client.version("jam")) == ("1.0", "1.0")
+
+
 def test_submodules_come_along(plum: Repository, tmp_path: Path) -> None:
     inner = Repository(tmp_path / "more", "inner")
     commit = inner.commit({"a.txt": "from inside"})
@@ -299,16 +320,36 @@ def test_what_packages_from_git_need_from_git(client: Client, plum: Repository, 
 
 
 def test_lines_of_requirements_files(client: Client, plum: Repository, tmp_path: Path) -> None:
-    first = plum.commit({**project("plum", "1.0", below="src/plum/"), "README": ""}, "v1")
+    files = {**project("plum", "1.0", below="src/plum/"), "README": ""}
+    files["src/plum/backend.py"] = "open('../../README').close()\n" + files["src/plum/backend.py"]
+    first = plum.commit(files, "v1")
     listed = tmp_path / "requirements.txt"
     listed.write_text(f"git+file://{plum.bare}@v1#egg=plum&subdirectory=src/plum\n")
     client.send(f"reqs:{listed}")
     assert client.version() == "1.0"
     assert client.host.plans["e"]["spec"]["lines"] == (f"@git/{first}/plum @ file://{plum.bare}#subdirectory=src/plum",)
+    listed.write_text(f"-e git+file://{plum.bare}@v1#egg=plum&subdirectory=src/plum\n")
+    assert not client.send(f"reqs:{listed}").changed
     listed.write_text(f"plum @ git+file://{plum.bare}@v1#subdirectory=src/plum ; python_version > '3'\n")
     client.send(f"reqs:{listed}")
     with pytest.raises(UsageError, match="hg"):
         client.send("hg+https://h.org/x")
+
+
+def test_a_lock_names_the_commit_wherever_it_is_installed_from(
+    client: Client, plum: Repository, tmp_path: Path
+) -> None:
+    commit = plum.commit(project("plum", "1.0", below="python/"), "v1")
+    client.send(rk.GitPackage(str(plum.bare), revision="v1", subdirectory="python"))
+    kept = tmp_path / "pylock.toml"
+    lock = Lock.from_json(client.host.plans["e"]["spec"]["lock"])
+    kept.write_text(lock.text(kept=tmp_path / "client" / "wheels"))
+    assert f'path = "{plum.bare}", commit-id = "{commit}", subdirectory = "python"' in kept.read_text()
+    replica = prepare(rk.env("again", lock=kept), client.host, with_ray=False)
+    assert replica is not None
+    client.deployer.send(replica.env, resolve=replica.solver)
+    assert client.host.run("again", "import plum; print(plum.__version__)") == "1.0"
+    assert client.host.plans["again"]["build"] == client.host.plans["e"]["build"]
 
 
 def test_local_is_the_checkout_and_reqs_what_it_asks_for(

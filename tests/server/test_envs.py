@@ -439,3 +439,13 @@ def test_a_build_is_given_up_before_it_begins(tmp_path: Path) -> None:
     assert list(servlet.build(plan("early"), "first"))[-1] == {"built": "test-early"}
     assert "was ended" in list(servlet.build(plan("early", build="other"), "second"))[-1]["error"]["message"]
     assert not (tmp_path / "envs" / "other").exists()
+
+
+def test_a_default_env_with_the_ray_of_an_earlier_runkit(server: Server) -> None:
+    """Its tasks could not join this cluster: the next client makes it anew, also one that asks for nothing in it."""
+    ask = {"env": {"name": "default", "request": None}}
+    assert server.api.json("POST", "/v1/ensure", ask)["env"] == "ready"
+    send(server, plan("default", packages=[["ray", "2.0.0"]], lock=EMPTY_LOCK))
+    assert server.api.json("POST", "/v1/ensure", ask)["env"] == "changed"
+    server.api.json("DELETE", "/v1/envs/default")
+    assert server.api.json("POST", "/v1/ensure", ask)["env"] == "ready"
