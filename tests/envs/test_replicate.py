@@ -120,3 +120,18 @@ def test_one_changed_package_is_looked_up_alone(
     venv.install("--no-deps", "--refresh", "sloe==3.0")  # which the others are not asked about
     with pytest.raises(ResolutionFailed, match="apple"):
         replicating.send(venv)
+
+
+def test_a_file_of_a_folder_that_was_made_anew(
+    replicating: Client, host: Host, shop: Index, venv: Venv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same name and version, other content: what was known of it does not count."""
+    folder = tmp_path / "links"
+    monkeypatch.setenv("UV_FIND_LINKS", str(folder))
+    for name in ("quince", "medlar", "damson", "sloe"):
+        wheel(folder, name, "1.0")
+    venv.install("quince", "medlar", "damson", "sloe")
+    replicating.send(venv)
+    wheel(folder, "quince", "1.0", body="new = True\n")
+    replicating.send(venv, name="other")
+    assert host.run("other", "import quince; print(quince.new)") == "True"

@@ -18,7 +18,7 @@ from packaging.version import InvalidVersion, Version
 from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact, Locked
 from runkit.client.resolve import CACHE_SECONDS
-from runkit.model.digest import digest
+from runkit.model.digest import digest, file_digest
 
 _OF_AN_EXTRA = re.compile(r""";.*\bextra\s*==\s*["']""")
 
@@ -65,6 +65,14 @@ def _parsed(line: str) -> Requirement | None:
         return None
 
 
+def _is_there(artifact: Artifact) -> bool:
+    """Whether a file of this machine is still what it was."""
+    try:
+        return artifact.path is not None and file_digest(artifact.path) == artifact.sha256
+    except OSError:
+        return False
+
+
 class Pins:
     """The files that versions of packages come in on one platform, as resolutions of the last day said.
 
@@ -93,7 +101,7 @@ class Pins:
             artifact = Artifact(**self._known[line][1])  # type: ignore[arg-type]  # what asdict() made of one
         except TypeError:
             return None
-        if not artifact.url and not (artifact.path and os.path.exists(artifact.path)):
+        if not artifact.url and not _is_there(artifact):
             return None
         name, _, version = line.partition("==")
         return Locked(name, version, artifact)
