@@ -126,16 +126,19 @@ def merge(kept: Requirements, added: Requirements, installed: Mapping[str, str])
         added: what is asked for in addition.
         installed: the versions in the env, by normalised name.
     """
-    lines = dict(zip(kept.lines, kept.origins or ("the env so far",) * len(kept.lines), strict=True))
-    by_name = {name: line for line in kept.lines if (name := _name(line))}
-    for line, origin in zip(added.lines, added.origins, strict=True):
-        name = _name(line)
-        older = by_name.get(name) if name else None
-        if line in lines or (older and _satisfied(line, older, installed)):
-            continue
-        if older:
-            lines.pop(older, None)
-        lines[line] = origin
+    older = {name: line for line in kept.lines if (name := _name(line))}
+    ours = [(line, _name(line), origin) for line, origin in zip(added.lines, added.origins, strict=True)]
+    # One that is not satisfied has all that is added for its package count: what they contradict is theirs to tell.
+    changed = {
+        name
+        for line, name, _ in ours
+        if name in older and line not in kept.lines and not _satisfied(line, older[name], installed)
+    }
+    origins = kept.origins or ("the env so far",) * len(kept.lines)
+    lines = {line: origin for line, origin in zip(kept.lines, origins, strict=True) if _name(line) not in changed}
+    for line, name, origin in ours:
+        if name not in older or name in changed:
+            lines.setdefault(line, origin)
     return Requirements(
         tuple(lines),
         tuple(dict.fromkeys(kept.constraints + added.constraints)),

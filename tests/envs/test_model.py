@@ -259,6 +259,9 @@ def test_merging_requirements_as_pip_would() -> None:
     assert merged("six", "idna>=3", "Fig[a]") == kept.lines
     assert merged("six>1.16") == ("idna", "fig[a]", "six>1.16")
     assert merged("fig[b]") == ("six==1.16", "idna", "fig[b]")
+    # Nothing that is added together is lost, though one of it is satisfied: they contradict each other.
+    assert merged("idna<3", "idna>3") == ("six==1.16", "fig[a]", "idna<3", "idna>3")
+    assert merged("six==1.16", "six>1.16") == ("idna", "fig[a]", "six==1.16", "six>1.16")
     assert merged("--pre", "plum") == (*kept.lines, "--pre", "plum")
 
 
