@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runkit.errors import EnvError, InstallFailed, RunkitError
+from runkit.servlet.conda import Activation
 from runkit.servlet.install import Built, install, read_marker, site_packages
 from runkit.servlet.keeper import Keeper
 from runkit.servlet.processes import MARK
@@ -159,7 +160,7 @@ class EnvServlet:
             self._keeper = keeper
         elif (
             keeper.state()["worker"] is not None
-            and (order := self._switch(plan, built.path, str(built.python))) is not None
+            and (order := self._switch(plan, built, keeper.spec.activation)) is not None
         ):
             keeper.update(spec)
             done["switch"] = order
@@ -171,7 +172,7 @@ class EnvServlet:
         self._plan = plan
         return {**done, **keeper.state()}
 
-    def _switch(self, plan: Mapping[str, Any], path: Path, python: str) -> dict[str, Any] | None:
+    def _switch(self, plan: Mapping[str, Any], built: Built, before: Activation) -> dict[str, Any] | None:
         """The order that makes the running worker one of the new plan; None if that takes another worker."""
         old = self._plan
         same = ("env_vars", "setup_cmds", "compute")
@@ -186,17 +187,20 @@ class EnvServlet:
             if (
                 not had <= gets
                 or old["python"]["version"] != plan["python"]["version"]
-                or read_marker(path) is None
+                or read_marker(built.path) is None
                 or _conda(old) != _conda(plan)
             ):
                 return None
-            added = [str(site_packages(path))]
+            added = [str(site_packages(built.path))]
         return {
             "op": "switch",
-            "python": python,
+            "python": str(built.python),
             "roots": plan.get("roots") or [],
             "working_dir": plan.get("working_dir"),
             "paths": added,
+            "variables": {
+                name: [before.variables.get(name), value] for name, value in built.activation.variables.items()
+            },
             "secrets": self._secrets.socket,  # where the worker asks for them
         }
 

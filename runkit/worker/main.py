@@ -28,6 +28,7 @@ from runkit.worker.task import Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 
@@ -177,7 +178,7 @@ class Worker:
                 self.secrets.take(fetch(message["secrets"]))
                 self.executor.advice = self.secrets.advice
             self.code.switch(message.get("roots", ()), message.get("working_dir"), message.get("paths", ()))
-            _use(message["python"])
+            _use(message["python"], message.get("variables", {}))
         elif message["op"] == "keys":
             return self.store.keys()
         else:
@@ -202,8 +203,16 @@ class Worker:
         os._exit(0)  # the keeper is gone; nobody could find or stop this process any more
 
 
-def _use(python: str) -> None:
-    """Start children with that interpreter from now on, and with the programs beside it first on PATH."""
+def _use(python: str, variables: Mapping[str, Sequence[str | None]]) -> None:
+    """Start children with that interpreter from now on, and with the programs beside it first on PATH.
+
+    Args:
+        python: the interpreter.
+        variables: what activation set so far and sets now, by name; who has set one otherwise keeps it.
+    """
+    for name, (old, new) in variables.items():
+        if new is not None and os.environ.get(name) == old:
+            os.environ[name] = new
     before, after = (os.path.dirname(os.path.dirname(path)) for path in (sys.executable, python))
     if before != after:
         path = os.environ.get("PATH", os.defpath).split(os.pathsep)

@@ -46,6 +46,10 @@ def test_functions_and_commands_run_in_it(
     more = rk.conda_env(conda_env=content, reqs=["six"], env_vars={"PRESS_VARIABLE": "mine"}, root_reqs=False)
     assert rk.function(jobs.pid).to(cluster, env=more)() == pid
     assert rk.function(jobs.version_of).to(cluster, env=more)("six")
+    grown = rk.function(jobs.environ).to(cluster, env=more)("CONDA_PREFIX")
+    assert grown != prefix
+    expected = [f"fruit {grown}/share/press mine\n", f"{grown}/bin/python\n", f"press {grown}\n"]
+    assert [out for _, out, _ in cluster.run(commands, env="fruit", stream_logs=False)] == expected
     other = {**content, "dependencies": [*content["dependencies"], "basket"]}
     more = rk.conda_env(conda_env=other, env_vars={"PRESS_VARIABLE": "mine"}, root_reqs=False)
     assert rk.function(jobs.pid).to(cluster, env=more)() != pid
