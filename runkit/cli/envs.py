@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace, _SubParsersAction
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -72,12 +73,15 @@ def show(given: Namespace) -> int:
     # The values of variables may be anything; a terminal is no place for them.
     asked["env_vars"] = sorted(spec.get("env_vars") or ())
     asked["secrets"] = sorted(spec.get("secrets") or ())
+    if asked_conda := spec.get("conda"):
+        asked["conda"] = {**asked_conda, "variables": sorted(asked_conda.get("variables") or ())}
     packages = dict(spec.get("packages") or ())
     if given.json:
         print(json.dumps({**said[env.name], "asked": asked, "installed": packages}, indent=2))
         return 0
     print(f"{env.title}: {', '.join(env.details())}")
-    for name, value in asked.items():
+    conda = _conda_lines(asked.pop("conda", {}))
+    for name, value in {**asked, **conda}.items():
         if value:
             print(f"  {name:<12} {', '.join(map(str, value)) if isinstance(value, list) else value}")
     if packages:
@@ -85,7 +89,15 @@ def show(given: Namespace) -> int:
     return 0
 
 
-_ASKED = ("lines", "constraints", "python", "setup_cmds", "compute", "conda")
+_ASKED = ("lines", "constraints", "python", "setup_cmds", "compute")
+
+
+def _conda_lines(conda: Mapping[str, Any]) -> dict[str, Any]:
+    """What a conda environment is asked to be, for people."""
+    if "copy" in conda:
+        return {"conda": f"a copy of the local environment {conda['name']}"}
+    named = {"conda": "specs", "channels": "channels", "conda_vars": "variables"}
+    return {name: conda.get(key) for name, key in named.items()}
 
 
 def remove(given: Namespace) -> int:

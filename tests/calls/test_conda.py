@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import runkit as rk
+from runkit.cli.__main__ import main
 from tests.calls import jobs
 from tests.conda import Channel, channel
 from tests.hosts import Host
@@ -27,6 +28,7 @@ def test_functions_and_commands_run_in_it(
         "name": "fruit",
         "channels": [orchard.url],
         "dependencies": [f"python={orchard.minor}", "orchard", "press"],
+        "variables": {"OF_FILE": "hidden"},
     }
     env = rk.conda_env(conda_env=content, env_vars={"PRESS_VARIABLE": "mine"}, root_reqs=False)
     assert rk.function(jobs.python_version).to(cluster, env=env)().startswith(f"{orchard.minor}.")
@@ -55,6 +57,12 @@ def test_functions_and_commands_run_in_it(
     assert rk.function(jobs.pid).to(cluster, env=more)() != pid
     with pytest.raises(rk.errors.UsageError, match="conda"):
         more.lock(cluster)
+    cluster.save()
+    for options in ((), ("--json",)):
+        assert main(["env", "show", "box", "fruit", *options]) == 0
+        shown = capsys.readouterr().out
+        assert ("basket" in shown, "OF_FILE" in shown, "hidden" in shown) == (True, True, False)
+    cluster.clear()
     cluster.remove_env("fruit")
 
 
