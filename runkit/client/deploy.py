@@ -200,8 +200,6 @@ class Deployer:
             bring_roots()
             return Deployed(request.name, worker=answer.get("worker") or {}, request=request.digest)
         spec = self._asker.spec(request.name) if state != "missing" else {}
-        if default:
-            self._tell_of_another(request, spec)
         conda = CondaPart(env, request, self.host, self._home, progress) if request.conda else None
         python, packed = (conda.python(spec, force), None) if conda else self._find_python(request)
         lock = self._lock(env, wanted, request, spec, python["version"], force, resolve, conda)
@@ -224,17 +222,20 @@ class Deployer:
                 plan = replace(plan, conda=conda.ship(lock, plan.build(lock), shipment))
         bring_roots()
         try:
-            return self._put(plan, lock, shipped, packed_secrets)
+            deployed = self._put(plan, lock, shipped, packed_secrets)
         except (FetchFailed, LoginRefused):
             # The host said that it reaches the index, and then did not: what it lacks goes from here.
             self._progress({"warning": "the host could not fetch everything; shipping it from here"})
             lock, shipped = shipment.send(lock, everything=True)
             if conda:
                 plan = replace(plan, conda=conda.ship(lock, plan.build(lock), shipment, everything=True))
-            return self._put(plan, lock, shipped, packed_secrets)
+            deployed = self._put(plan, lock, shipped, packed_secrets)
+        if default:
+            self._tell_of_another(request, spec)
+        return deployed
 
     def _tell_of_another(self, request: EnvRequest, spec: Mapping[str, Any]) -> None:
-        """Say what the default env had been asked to be, where it is replaced by another."""
+        """Say what the default env had been asked to be, where another has taken its place."""
         if spec.get("lines") and spec.get("base") != request.base:
             gone = sorted(set(spec["lines"]) - set(request.lines))
             whose = f" {spec['alias']!r}" if spec.get("alias") else ""

@@ -31,6 +31,10 @@ umask 077
 port=32300 python='' code='' offline='' uv='' default_env='' boot=''
 while [ $# -gt 0 ]; do
     case $1 in
+        --port | --python | --uv | --code | --default-env)
+            [ $# -gt 1 ] || { echo "setup_cluster.sh: $1 wants a value (see --help)" >&2; exit 2; } ;;
+    esac
+    case $1 in
         --port) port=$2; shift 2 ;;
         --python) python=$2; shift 2 ;;
         --uv) uv=$2; shift 2 ;;

@@ -63,7 +63,12 @@ def _content(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(text) if kind == "JSON" else tomllib.loads(text)
     except ValueError as error:
-        raise UsageError(f"{file} is no {kind}: {error}") from None
+        hint = (
+            f'. A conda environment is named in one: conda_env = "{file.name}"'
+            if file.suffix in (".yml", ".yaml")
+            else ""
+        )
+        raise UsageError(f"{file} is no {kind}: {error}{hint}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{file} holds no keys with values, but a {type(content).__name__}")
     return content

@@ -19,7 +19,7 @@ from runkit.model.env_file import read_env
 from runkit.server import boot
 from runkit.server.settings import Settings
 from tests.docs import pages
-from tests.hosts import Host
+from tests.hosts import REPOSITORY, Host
 
 PAGE = pages.REPOSITORY / "docs/how-to/looking-after-envs.md"
 
@@ -138,6 +138,9 @@ def test_what_is_wrong_is_said(lone_host: Host) -> None:
     status, _, answer = set_up(host, "--default-env", "~/init/nothing.toml")
     assert (status, "no such file" in answer["error"]["message"]) == (1, True)
     put(host, "init/wrong.toml", 'setup_cmds = ["no-such-program-of-runkit"]\n')
+    script = REPOSITORY / "runkit/launch/setup_cluster.sh"
+    done = subprocess.run(["sh", str(script), "--default-env"], capture_output=True, text=True)
+    assert (done.returncode, "--default-env wants a value" in done.stderr) == (2, True)
     pid = rk.cluster("lone", **host.place).up_if_not().status()["pid"]
     status, _, answer = set_up(host, "--default-env", "~/init/wrong.toml")
     assert (status, answer["error"]["type"]) == (1, "InstallFailed")
@@ -171,6 +174,10 @@ def test_files(tmp_path: Path) -> None:
         )
     )
     assert read_env(as_json) == env
+    described = tmp_path / "environment.yml"
+    described.write_text("name: x\ndependencies: [python]\n")
+    with pytest.raises(UsageError, match='conda_env = "environment.yml"'):
+        read_env(described)
     for text, words in (
         ("name = x\n", r"env\.toml is no TOML: .*line 1"),
         ('pyhton = "3.12"\n', "unknown key 'pyhton' .did you mean 'python'"),
