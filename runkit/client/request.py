@@ -169,7 +169,8 @@ class Request:
 def python_mismatch(label: str, here: str, there: str, env: str) -> PythonMismatch:
     return PythonMismatch(
         f"{label} travels by value and needs the same minor version of Python on both sides: here {here}, in env {env!r} {there}. "
-        f'Use rk.env(..., python="{here}"), or put the function in a module of a package, so that it travels by reference'
+        f'Ask for it in the env (python="{here}", in a conda environment "python={here}"), or put the function in a module of a '
+        "package, so that it travels by reference"
     )
 
 
