@@ -60,6 +60,7 @@ class Asker:
         self._ray = ray
         self._home = home
         self._specs: dict[str, dict[str, Any]] = {}
+        self._told: set[tuple[str, str]] = set()
         self._as_written: dict[str, str] = {}  # by the stored form of a line: as it was here last, with its login
 
     def request(
@@ -84,7 +85,9 @@ class Asker:
         wanted = pinned(wanted, git)
         self._as_written |= {without_credentials(line): line for line in (*wanted.lines, *wanted.constraints)}
         for note in (*wanted.notes, *(env.conda.notes if env.conda else ())):
-            progress({"warning": note})
+            if (env.target, note) not in self._told:  # once: a function's env is looked at whenever it is sent
+                self._told.add((env.target, note))
+                progress({"warning": note})
         request = EnvRequest(
             name=DEFAULT_ENV if default else env.target,
             lines=(),

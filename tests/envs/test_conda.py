@@ -117,6 +117,14 @@ def test_activation_is_captured_once(client: Client, host: Host, orchard: Channe
     }
 
 
+def test_what_is_left_aside_is_told_once(client: Client, orchard: Channel) -> None:
+    content = {"channels": [orchard.url], "dependencies": [f"python={orchard.minor}"], "dependency": ["orchard"]}
+    env = rk.conda_env(conda_env=content, name="told")
+    for _ in range(2):
+        client.send(env)
+    assert len([text for text in client.warnings if "'dependency'" in text]) == 1
+
+
 def test_a_host_without_internet_gets_everything_from_here(client: Client, host: Host, orchard: Channel) -> None:
     host.online = False
     orchard.requests.clear()
