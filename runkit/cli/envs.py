@@ -60,7 +60,7 @@ def list_envs(given: Namespace) -> int:
 
 def show(given: Namespace) -> int:
     """Print one env."""
-    from runkit.client import env_status  # noqa: PLC0415  (as above)
+    from runkit.client import env_status, lock  # noqa: PLC0415  (as above)
 
     check_name("env", given.env)
     with server_of(cluster_of(given.name)) as api:
@@ -75,7 +75,8 @@ def show(given: Namespace) -> int:
     asked["secrets"] = sorted(spec.get("secrets") or ())
     if asked_conda := spec.get("conda"):
         asked["conda"] = {**asked_conda, "variables": sorted(asked_conda.get("variables") or ())}
-    packages = dict(spec.get("packages") or ())
+    # Those of conda, too.
+    packages = dict(lock.Lock.from_json(spec["lock"]).everything if spec.get("lock") else spec.get("packages") or ())
     if given.json:
         print(json.dumps({**said[env.name], "asked": asked, "installed": packages}, indent=2))
         return 0
