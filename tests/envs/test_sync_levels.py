@@ -221,8 +221,9 @@ def test_what_is_built_here(
     assert host.run("e", "import plum, sloe; print(plum.VALUE, sloe.VALUE)") == "5 1"
     changed = f"plum 1.0 is built of its folder as that is now: {folder / 'src/plum/__init__.py'} has changed"
     assert replicating.warnings[0].startswith(changed)
-    with pytest.raises(SyncRefused, match="plum"):
-        replicating.send(venv, rk.PackageSync(strict=True))
+    for sync in (rk.PackageSync(strict=True), rk.PackageSync(critical=["plum"])):
+        with pytest.raises(SyncRefused, match="plum"):
+            replicating.send(venv, sync)
     assert not list(folder.rglob("build"))
 
 

@@ -265,7 +265,11 @@ class _Planner:
         if one.source == "directory":
             assert one.direct_url is not None  # what made it a directory
             folder = _local_path(one.direct_url)
-            return replace(self._built(one, folder), changed=changed_since(one, folder))
+            if (changed := changed_since(one, folder)) and one.name in self.critical:
+                raise SyncRefused(
+                    f"{one.name} {one.version} is critical, and {changed} has changed since it was installed"
+                )
+            return replace(self._built(one, folder), changed=changed)
         if one.source == "vcs":
             return self._vcs(one)
         if one.source == "archive":
