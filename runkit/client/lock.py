@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +17,9 @@ from runkit.client.host_platform import Platform
 from runkit.model.digest import digest
 from runkit.model.git_package import GitPackage
 from runkit.model.urls import without_credentials
+
+PROJECT_NOTE = "project"
+"""Beside a wheel that holds the metadata of an editable install alone: names the folder of its project."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,9 @@ class Lock:
                 continue
             entry = f"{{ name = {quoted(artifact.filename)}, {at}{size}, {hashes} }}"
             out += ["", "[[packages]]", f"name = {quoted(package.name)}"]
+            if kept is not None and (project := _project(kept, artifact)):
+                out.append(f"directory = {{ path = {quoted(project)}, editable = true }}")
+                continue
             if package.version:
                 out.append(f"version = {quoted(package.version)}")
             if kept is not None and artifact.source:
@@ -176,6 +183,17 @@ class Lock:
         packages = tuple(Locked(p["name"], p["version"], Artifact(**p["artifact"])) for p in value["packages"])
         conda = CondaLock.from_json(value["conda"]) if value.get("conda") else None
         return cls(value["python"], value["platform"], packages, conda)
+
+
+def _project(kept: Path, artifact: Artifact) -> str:
+    """The folder of the editable install whose metadata a wheel holds; "" for any other wheel, and if the folder is gone."""
+    if not artifact.sha256:
+        return ""
+    try:
+        found = (kept / artifact.sha256 / PROJECT_NOTE).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    return found if os.path.isdir(found) else ""
 
 
 def _vcs(source: str) -> str:

@@ -129,8 +129,7 @@ class Shipment:
         lock = self._with_trees(lock, [package for package in lock.trees if not package.artifact.filename])
         built = {}
         for package in lock.sources:
-            self._progress({"phase": f"build {package.name} {package.version}"})
-            if wheel := self._store.build(package, self._target, self._cwd):
+            if wheel := self._store.build(package, self._target, self._cwd, self._progress):
                 built[package.name] = wheel
         return lock.with_artifacts(built)
 

@@ -87,8 +87,14 @@ class WheelStore:
         meter = _Meter(artifacts, progress)
         return together(lambda artifact: self._fetch_one(artifact, meter), artifacts, PARALLEL)
 
-    def build(self, package: Locked, target: Platform, cwd: str | Path = ".") -> Artifact | None:
-        """Build a wheel from a source distribution here, where what comes out runs on the target.
+    def build(
+        self,
+        package: Locked,
+        target: Platform,
+        cwd: str | Path = ".",
+        progress: Report = lambda event: None,
+    ) -> Artifact | None:
+        """Build a wheel from a source distribution here, where what comes out runs on the target; one that was built before is taken.
 
         Returns:
             The wheel, or None if it can only be built on the host: it has compiled parts, and the host's platform or Python
@@ -103,6 +109,7 @@ class WheelStore:
         if (kept := _read_note(note)) and (path := self.find(kept)):
             return Artifact(kept.filename, kept.sha256, None, str(path), path.stat().st_size)
         assert source.path is not None  # fetch gives a path
+        progress({"phase": f"build {package.name} {package.version}"})
         with tempfile.TemporaryDirectory(prefix="build-", dir=self._ready()) as out:
             command = ["build", "--wheel", "--python", sys.executable, "--out-dir", out, source.path]
             done = run_uv(command, cwd=cwd, lines=self.logins.lines)

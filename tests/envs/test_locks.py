@@ -44,6 +44,7 @@ def test_what_was_installed_is_installed_again(
     shop.add(wheel(tmp_path, "pie", "1.1", ["apple<2"]))
     assert send(replicating, lock).changed
     assert versions(host, "locked") == versions(host)
+    assert host.run("locked", "import mine, plum; print(mine.VALUE, plum.VALUE)") == "1 1"
     assert not send(replicating, lock).changed
     assert host.calls == ["POST /v1/ensure"]
     other = Venv(tmp_path / "other")
@@ -52,7 +53,7 @@ def test_what_was_installed_is_installed_again(
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr
-    assert other.run("import pie, plum; print(pie.__version__, plum.VALUE)") == "1.0 1"
+    assert other.run("import pie, plum, mine; print(pie.__version__, plum.VALUE, mine.VALUE)") == "1.0 1 1"
 
 
 def test_the_lock_of_another_tool(replicating: Client, host: Host, shop: Index, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from venvs import Client, Venv, project, versions
 import runkit as rk
 from runkit.client.replicate import replicate
 from runkit.client.scan import scan
-from runkit.errors import ResolutionFailed
+from runkit.errors import ResolutionFailed, SyncRefused
 
 ONE_QUESTION = ["POST /v1/ensure"]
 
@@ -25,7 +25,7 @@ def test_what_is_here_is_there(replicating: Client, host: Host, shop: Index, ven
     assert versions(host) == {"apple": "1.0", "mine": "1.0"}
     assert host.plans["e"]["python"]["version"] == platform.python_version()
     [root] = replicating.replica.roots
-    assert (root.path, root.paths[0]) == (mine, "src")
+    assert (root.path, root.paths) == (mine, ("src",))
     assert replicating.warnings == []
     said = "import importlib.metadata as m; print(m.version('mine'), m.requires('mine'), m.entry_points(group='fruit')['sort'].value)"
     assert host.run("e", said) == venv.run(said) == "1.0 ['apple'] mine:VALUE"
@@ -48,6 +48,22 @@ def test_an_edit_of_an_editable_install_costs_no_build(
     venv.install("-e", str(mine))
     assert replicating.send(venv).changed
     assert host.run("e", "import importlib.metadata as m; print(m.version('mine'))") == "1.1"
+
+
+def test_an_editable_install_whose_packages_are_called_otherwise_is_built(
+    replicating: Client, host: Host, venv: Venv, tmp_path: Path
+) -> None:
+    """A folder on `sys.path` gives one of its packages, and only a build the other."""
+    mine = project(tmp_path / "mine", "mine", {"lib/__init__.py": "VALUE = 3\n"})
+    venv.install("-e", str(mine))
+    with (venv.site / "__editable__.mine.pth").open("a") as paths:
+        paths.write("import __editable___mine_finder; __editable___mine_finder.install()\n")
+    finder = f"MAPPING = {{'other': {str(mine / 'lib')!r}}}\nNAMESPACES = {{}}\ndef install(): pass\n"
+    (venv.site / "__editable___mine_finder.py").write_text(finder)
+    replicating.send(venv)
+    [entry] = replicating.replica.plan.entries
+    assert (entry.level, replicating.replica.roots) == ("built", ())
+    assert host.run("e", "import mine; print(mine.VALUE)") == "1"
 
 
 def test_one_changed_package_travels_alone(
@@ -87,6 +103,15 @@ def test_as_the_default_env(replicating: Client, host: Host, venv: Venv, tmp_pat
     venv.install("apple==2.0")
     assert send()
     assert versions(host, "default")["apple"] == "2.0"
+
+
+def test_the_default_env_has_more_than_is_here(replicating: Client, host: Host, venv: Venv) -> None:
+    """As Ray and what that needs always are there, even a strict one says nothing of what is added."""
+    venv.install("--no-deps", "pie")
+    with pytest.raises(SyncRefused, match=r"apple \S+ is there, and not here"):
+        replicating.send(venv, rk.PackageSync(strict=True))
+    replicating.send(venv, rk.PackageSync(strict=True), name=None)
+    assert replicating.warnings == []
 
 
 def test_an_unnamed_env_takes_the_place_of_what_it_replicated_before(

@@ -179,6 +179,9 @@ def test_ignored_only_and_extra(replicating: Client, host: Host, shop: Index, ve
     shop.add(wheel(tmp_path, "damson", "3.0"))
     replicating.send(venv, rk.PackageSync(only=["pie"], extras=["damson"]))
     assert versions(host) == {"apple": "1.0", "damson": "3.0", "pie": "1.0"}
+    with pytest.raises(ResolutionFailed, match=r"extras, reqs(.|\n)*cobnut") as caught:
+        replicating.send(venv, rk.PackageSync(only=["pie"], extras=["cobnut"]))
+    assert "as-is" not in str(caught.value)
     with pytest.raises(UsageError, match="crumble"):
         replicating.send(venv, rk.PackageSync(only=["crumble"]))
     replicating.send(venv, rk.PackageSync(ignore=["pie"]), reqs=["apple==2.0"])
@@ -213,8 +216,14 @@ def test_what_is_built_here(
     assert [entry.level for entry in replicating.replica.plan.entries] == ["built", "built"]
     assert not replicating.send(venv).changed
     (folder / "src/plum/__init__.py").write_text("VALUE = 5\n")
+    assert replicating.warnings == []
     replicating.send(venv)
     assert host.run("e", "import plum, sloe; print(plum.VALUE, sloe.VALUE)") == "5 1"
+    changed = f"plum 1.0 is built of its folder as that is now: {folder / 'src/plum/__init__.py'} has changed"
+    assert replicating.warnings[0].startswith(changed)
+    for sync in (rk.PackageSync(strict=True), rk.PackageSync(critical=["plum"])):
+        with pytest.raises(SyncRefused, match="plum"):
+            replicating.send(venv, sync)
     assert not list(folder.rglob("build"))
 
 

@@ -29,7 +29,7 @@ def test_a_plan_says_what_becomes_of_each_package(
     assert rows["pie"] == "1.0 1.0 exact"
     assert rows["appnope"] == "1.0 - left out it is for macOS only"
     assert rows["mine"] == f"1.0 1.0 synced {mine}"
-    assert rows[str(mine)] == "src, ."
+    assert rows[str(mine)] == "src"
     assert main([*plan, "--json", "--platform", "aarch64", "--ignore", "appnope", "--critical", "pie"]) == 0
     found = json.loads(capsys.readouterr().out)
     levels = {package["name"]: package["level"] for package in found["packages"]}

@@ -99,7 +99,7 @@ def project(folder: Path, name: str, files: dict[str, str] | None = None, requir
 
 
 _BACKEND = """
-import os, sys, zipfile
+import base64, hashlib, os, sys, zipfile
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -125,7 +125,11 @@ def build(folder, editable):
         wheel.writestr(f"{{info}}/METADATA", f"Metadata-Version: 2.1\\nName: {{NAME}}\\nVersion: {{version}}\\n{{requires}}\\nlong\\n")
         wheel.writestr(f"{{info}}/entry_points.txt", f"[console_scripts]\\n{{NAME}}-hello = {{NAME}}:hello\\n[fruit]\\nsort = {{NAME}}:VALUE\\n")
         wheel.writestr(f"{{info}}/WHEEL", f"Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: {{TAG}}\\n")
-        wheel.writestr(f"{{info}}/RECORD", "")
+        record = ""
+        for path in wheel.namelist():
+            sha = base64.urlsafe_b64encode(hashlib.sha256(wheel.read(path)).digest()).rstrip(b"=").decode()
+            record += f"{{path}},sha256={{sha}},\\n"
+        wheel.writestr(f"{{info}}/RECORD", f"{{record}}{{info}}/RECORD,,\\n")
     return name
 def build_wheel(folder, config_settings=None, metadata_directory=None):
     return build(folder, False)

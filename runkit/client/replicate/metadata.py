@@ -5,6 +5,7 @@ whatever else `importlib.metadata` tells of it are those of the install here.
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import io
 import os
@@ -17,6 +18,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from runkit.client.lock import PROJECT_NOTE
 from runkit.client.scan import Distribution
 from runkit.errors import SyncRefused
 
@@ -64,7 +66,39 @@ def metadata_wheel(one: Distribution, home: Path, replicated: Set[str]) -> Path:
         partial = kept.with_name(f".{os.urandom(8).hex()}.partial")
         partial.write_bytes(content)
         partial.replace(kept)
+    note = kept.with_name(PROJECT_NOTE)
+    if not note.exists() or note.read_text(encoding="utf-8") != one.editable:
+        partial = note.with_name(f".{os.urandom(8).hex()}.partial")
+        partial.write_text(one.editable or "", encoding="utf-8")
+        partial.replace(note)
     return kept
+
+
+def changed_since(one: Distribution, folder: str) -> str:
+    """A file of the folder a package was installed from that has another content since; "" where none is known.
+
+    What a build made or left out is not compared: only files that lie in the folder under the path they are installed as, or below `src`.
+    """
+    try:
+        with open(f"{one.info}/RECORD", encoding="utf-8", newline="") as record:
+            rows = [row for row in csv.reader(record) if len(row) > 1 and row[1].startswith("sha256=")]
+    except (OSError, ValueError, csv.Error):
+        return ""
+    for path, recorded, *_ in rows:
+        for place in (f"{folder}/{path}", f"{folder}/src/{path}"):
+            try:
+                content = Path(place).read_bytes()
+            except OSError:
+                continue
+            if recorded != f"sha256={_hash(content)}":
+                return place
+            break
+    return ""
+
+
+def _hash(content: bytes) -> str:
+    """As a RECORD has it."""
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
 
 
 def _files(one: Distribution, info: str, version: str, replicated: Set[str]) -> Iterator[tuple[str, bytes]]:
@@ -110,8 +144,7 @@ def _without_address(line: str, replicated: Set[str]) -> str:
 def _zipped(files: dict[str, bytes], info: str) -> bytes:
     lines = []
     for name, content in files.items():
-        sha = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-        lines.append(f"{name},sha256={sha},{len(content)}")
+        lines.append(f"{name},sha256={_hash(content)},{len(content)}")
     files = {**files, f"{info}/RECORD": "\n".join([*lines, f"{info}/RECORD,,", ""]).encode()}
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:

@@ -17,7 +17,7 @@ from runkit.client.git_requirements import package_of
 from runkit.client.host_platform import Platform
 from runkit.client.lock import Lock
 from runkit.client.replicate import levels
-from runkit.client.replicate.metadata import metadata_wheel
+from runkit.client.replicate.metadata import changed_since, metadata_wheel
 from runkit.client.scan import Distribution, ImportRoot, LocalEnvironment
 from runkit.client.trees import tree_digest
 from runkit.errors import SyncRefused, UsageError
@@ -52,6 +52,7 @@ class Planned:
         portable: whether what is installed here runs on every platform.
         of_conda: whether conda brought it.
         there: the version over there, once that is solved; "" if it is not there.
+        changed: a file of the folder it was installed from that is another one since; "" if there is none.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Planned:
     portable: bool = True
     of_conda: bool = False
     there: str | None = None
+    changed: str = ""
 
     @property
     def is_exact(self) -> bool:
@@ -89,6 +91,7 @@ class Plan:
         notes: what else a person should know.
         added: what is over there and not here; of a solved plan.
         requires: the Requires-Dist lines of what is here, by name.
+        with_ray: whether Ray and what it needs are there as well, as in every default env.
     """
 
     python: str
@@ -100,6 +103,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     added: tuple[Planned, ...] = ()
     requires: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+    with_ray: bool = False
 
     def requirements(self) -> Requirements:
         """What is asked for over there, but for the extras."""
@@ -142,12 +146,17 @@ class Plan:
         for entry in self.entries:
             if entry.level == LEFT_OUT:
                 found.append(f"{entry.name} {entry.version} is left out: {entry.why}")
-            elif entry.level == IGNORED and entry.there:
+            elif entry.changed:
+                found.append(
+                    f"{entry.name} {entry.version} is built of its folder as that is now: "
+                    f"{entry.changed} has changed since it was installed"
+                )
+            elif entry.level == IGNORED and entry.there and not self.with_ray:
                 found.append(f"{entry.name} is ignored and yet there, as {entry.there}: something needs it")
             elif entry.from_index and entry.there is not None and entry.there != entry.version:
                 there = f"is {entry.there} there" if entry.there else "is not there"
                 found.append(f"{entry.name} {entry.version} {there}" + (f": {entry.why}" if entry.why else ""))
-        if not any(entry.level in ("extra", GIVEN) for entry in self.entries):
+        if not self.with_ray and not any(entry.level in ("extra", GIVEN) for entry in self.entries):
             found += [f"{entry.name} {entry.there} is there, and not here" for entry in self.added]
         return found
 
@@ -255,7 +264,12 @@ class _Planner:
             return self._editable(one)
         if one.source == "directory":
             assert one.direct_url is not None  # what made it a directory
-            return self._built(one, _local_path(one.direct_url))
+            folder = _local_path(one.direct_url)
+            if (changed := changed_since(one, folder)) and one.name in self.critical:
+                raise SyncRefused(
+                    f"{one.name} {one.version} is critical, and {changed} has changed since it was installed"
+                )
+            return replace(self._built(one, folder), changed=changed)
         if one.source == "vcs":
             return self._vcs(one)
         if one.source == "archive":
@@ -286,7 +300,7 @@ class _Planner:
         compiled = (
             not levels.is_portable(one.tags) or one.pure is False or (not one.tags and _has_extensions(one.editable))
         )
-        if compiled or not one.roots:
+        if compiled or not one.roots or one.mapping:
             return self._built(
                 one, one.editable, "it has compiled parts" if compiled else "it is not imported from one folder"
             )
@@ -368,7 +382,8 @@ class _Planner:
                     if name in ignored and self._needed(line) is not None:
                         needing.setdefault(name, []).append(entry.name)
         for name, by in needing.items():
-            self.notes.append(f"{name} is ignored, and comes back in, in any version: {', '.join(by)} need it")
+            need = "needs" if len(by) == 1 else "need"
+            self.notes.append(f"{name} is ignored, and comes back in, in any version: {', '.join(by)} {need} it")
         return [
             replace(entry, why=f"{entry.why}; comes back in for {', '.join(needing[entry.name])}")
             if entry.name in needing

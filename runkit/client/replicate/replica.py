@@ -116,7 +116,7 @@ def replicate(
     target = Platform.of_host(host, python)
     plan = make_plan(local, sync, target, home=places.home(), given=env.reqs)
     roots, optional, notes = _roots(plan.roots)
-    plan = replace(plan, notes=(*plan.notes, *notes))
+    plan = replace(plan, notes=(*plan.notes, *notes), with_ray=with_ray)
     # What is installed here is the truth; the requirements.txt of a synced root may ask for something else.
     reqs = (*env.reqs, *sync.extras)
     asked = _with(env, plan.requirements(), python=python, root_reqs=False, reqs=reqs)
@@ -146,7 +146,8 @@ def _roots(found: Sequence[ImportRoot]) -> tuple[tuple[Root, ...], frozenset[str
             continue
         paths = [os.path.relpath(member.path, tree) for member in members]
         named = dict.fromkeys("" if path == "." else path for path in paths if not path.startswith(".."))
-        roots[root.id] = replace(root, paths=tuple(dict.fromkeys([*named, *root.paths])))
+        # Those and no others: what lies beside `src` is not importable here, and must hide nothing over there.
+        roots[root.id] = replace(root, paths=tuple(named) or root.paths)
         if not needed:
             optional.add(root.id)
     return tuple(roots.values()), frozenset(optional), notes

@@ -12,7 +12,7 @@ from runkit.client.lock import Artifact, Lock, Locked, version_of
 from runkit.client.progress import Report
 from runkit.client.replicate import levels
 from runkit.client.replicate.known import Pins, consistent
-from runkit.client.replicate.plan import LEFT_OUT, Plan, Planned
+from runkit.client.replicate.plan import GIVEN, LEFT_OUT, Plan, Planned
 from runkit.client.resolve import resolve
 from runkit.client.uvtool import index_settings
 from runkit.errors import ResolutionFailed, SyncRefused
@@ -123,11 +123,13 @@ class Solver:
                 return look(wanted)
             except ResolutionFailed as error:
                 refused = error
-        wanted = self._without_missing(wanted, look)
-        try:
-            return look(wanted)
-        except ResolutionFailed as error:
-            refused = error
+        available = self._without_missing(wanted, look)
+        if available != wanted:
+            wanted = available
+            try:
+                return look(wanted)
+            except ResolutionFailed as error:
+                refused = error
         relaxed = {
             entry.line: levels.series(entry.version) for entry in self._entries.values() if entry.level == "exact"
         }
@@ -185,8 +187,14 @@ class Solver:
 
     def _explained(self, error: ResolutionFailed) -> ResolutionFailed | SyncRefused:
         said = error.output or str(error)
-        hint = 'PackageSync(strict="as-is") replicates it as it is'
-        text = f"the local environment cannot be solved for {self.plan.where}; {hint}.\n{said}"
+        versions = {entry.name: entry.version for entry in self.plan.entries if entry.line}
+        if not consistent(versions, self.plan.requires, self.plan.target):
+            text = 'the local environment cannot be solved for {}; PackageSync(strict="as-is") replicates it as it is'
+        elif any(entry.level in ("extra", GIVEN) for entry in self.plan.entries):
+            text = "the local environment and what is added to it (extras, reqs) cannot be solved together for {}"
+        else:
+            text = "the local environment cannot be solved for {}"
+        text = f"{text.format(self.plan.where)}.\n{said}"
         if self.plan.sync.strict is True:
             return SyncRefused(text, said)
         return type(error)(text, output=said)
