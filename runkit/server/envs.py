@@ -415,6 +415,9 @@ class Envs:
         """End the env, or what is being made of it, and forget it; gives the keys that went with it.
 
         The default env comes back as it was before anybody asked for anything in it.
+
+        Raises:
+            SetupFailed: that cannot be made any more; the default env is as it was.
         """
         name = self.real_name(name)
         if not self._wanted.get(name):
@@ -423,15 +426,17 @@ class Envs:
         async with self._lock(name):
             if (env := self._envs.get(name)) is None:
                 return []
+            if name == DEFAULT_ENV:  # first what takes its place: every other env is found beside a default env
+                await asyncio.to_thread(default_env.ensure, self._settings)
             with self._directory.losses(name) as lost:
                 await self._drop_servlet(env)
                 self._directory.forget(name)
             (self._settings.envs / f"{name}.json").unlink(missing_ok=True)
             remove_files(self._settings, name)
-            del self._envs[name]
             if name == DEFAULT_ENV:
-                await asyncio.to_thread(default_env.ensure, self._settings)
                 self._envs[name] = Env(name, default_env.default_plan(self._settings))
+            else:
+                del self._envs[name]
         if name == DEFAULT_ENV:
             await self.up(name)
         return sorted(lost)
