@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from runkit.errors import EnvError, EnvNotFound, InstallFailed, RunkitError, ServerError, UsageError
 from runkit.server import default_env, servlets
+from runkit.server.changes import Changes
 from runkit.server.directory import Directory
 from runkit.server.env import Env
 from runkit.server.in_time import turn
@@ -32,9 +33,6 @@ FIRST_PLACE_SECONDS = 0.5
 PLACE_SECONDS = 2.0
 """How often it is looked what a servlet waits for that Ray has not placed yet."""
 
-GIVE_UP_SECONDS = 10.0
-"""How long what is being built may take to end."""
-
 log = logging.getLogger("runkit.server.envs")
 
 
@@ -54,8 +52,7 @@ class Envs:
         self._ray = ray
         self._directory = directory
         self._envs: dict[str, Env] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._wanted: dict[str, set[asyncio.Event]] = {}
+        self._changes = Changes()
         self._tasks: set[asyncio.Task[None]] = set()
         self.ray_up = asyncio.Event()
         for file in sorted(settings.envs.glob("*.json")):
@@ -182,8 +179,8 @@ class Envs:
 
     async def _up(self, name: str) -> None:
         given_up = asyncio.Event()
-        with self._noted(name, given_up):
-            async with self._lock(name):
+        with self._changes.noted(name, given_up):
+            async with self._changes.lock(name):
                 await self.ray_up.wait()  # its servlet may be taken over from an earlier server until then
                 env = self.get(name)
                 if env.servlet is None:
@@ -195,10 +192,11 @@ class Envs:
     async def install(
         self, plan: dict[str, Any], secrets: Held, given_up: asyncio.Event
     ) -> AsyncIterator[dict[str, Any]]:
-        """Make an env what the plan says; events as they come, the last is {"done": …} or {"error": …}.
+        """Make an env what the plan says; events as they come, the last is {"done": …}, {"error": …} or {"changed": name}.
 
         Args:
-            plan: an EnvPlan.
+            plan: an EnvPlan. Its `follows`, if there, is the digest of the spec it was made from: where somebody else has changed
+                the env since, nothing happens, as what they asked for would be lost.
             secrets: the values of its secrets, those that are new.
             given_up: once it is set, nobody wants this any more: what is being built is ended, and the env is as it was.
         """
@@ -209,47 +207,30 @@ class Envs:
             )
             yield {"error": problems.to_json(error)}
             return
-        with self._noted(name, given_up):
-            if self._lock(name).locked():
+        with self._changes.noted(name, given_up):
+            if self._changes.lock(name).locked():
                 yield {"phase": "wait for another change of the same env"}
-            if not await turn(self._lock(name), given_up):
+            if not await turn(self._changes.lock(name), given_up):
                 yield {
                     "error": problems.to_json(InstallFailed(f"the set-up of env {name!r} was ended before it began"))
                 }
                 return
             try:
-                env = self._envs.get(name) or Env(name, plan)
+                env = self._envs.get(name)
+                known = (env.plan.get("spec") or {}).get("digest") if env else None
+                if plan.pop("follows", known) != known:
+                    yield {"changed": name}
+                    return
+                env = env or Env(name, plan)
                 held = completed(plan.get("secrets") or {}, secrets, env.secrets)
                 async for event in self._install(env, plan, held, given_up):
                     yield event
             finally:
-                self._lock(name).release()
-
-    def _lock(self, name: str) -> asyncio.Lock:
-        """One change of an env at a time, from before it exists."""
-        return self._locks.setdefault(name, asyncio.Lock())
-
-    @contextmanager
-    def _noted(self, name: str, given_up: asyncio.Event) -> Iterator[None]:
-        """What is being made of the env, so that it can be given up."""
-        wanted = self._wanted.setdefault(name, set())
-        wanted.add(given_up)
-        try:
-            yield
-        finally:
-            wanted.discard(given_up)
-
-    def _give_up(self, name: str) -> None:
-        """Nobody wants what is being made of that env."""
-        for given_up in self._wanted.get(name, ()):
-            given_up.set()
+                self._changes.lock(name).release()
 
     async def give_up(self) -> None:
         """End whatever is being built; afterwards no env can be changed any more."""
-        for name in self._locks:
-            self._give_up(name)
-        waits = (asyncio.wait_for(lock.acquire(), GIVE_UP_SECONDS) for lock in self._locks.values())
-        await asyncio.gather(*waits, return_exceptions=True)
+        await self._changes.end()
 
     async def _install(
         self, env: Env, plan: dict[str, Any], secrets: Held, given_up: asyncio.Event
@@ -397,7 +378,7 @@ class Envs:
         """Replace the env's worker (only if it is of that generation, and at that call and no other); {lost: keys, worker}."""
         name = self.real_name(name)
         # Whoever ends a call does not wait until somebody else's build has ended; the servlet replaces its worker once at a time.
-        async with self._lock(name) if only_call is None else nullcontext():
+        async with self._changes.lock(name) if only_call is None else nullcontext():
             env = self.get(name)
             servlet = env.servlet
             if servlet is None:
@@ -420,10 +401,10 @@ class Envs:
             SetupFailed: that cannot be made any more; the default env is as it was.
         """
         name = self.real_name(name)
-        if not self._wanted.get(name):
+        if not self._changes.under_way(name):
             self.get(name)
-        self._give_up(name)
-        async with self._lock(name):
+        self._changes.give_up(name)
+        async with self._changes.lock(name):
             if (env := self._envs.get(name)) is None:
                 return []
             if name == DEFAULT_ENV:  # first what takes its place: every other env is found beside a default env

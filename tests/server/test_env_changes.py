@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runkit.client.asked import SyncedRoot
+from runkit.client.deploy import Deployer
 from runkit.errors import SetupFailed
+from runkit.model.env import env
+from tests.envs.packages import index, wheel
 from tests.server.running import Server, plan
 from tests.server.test_envs import send
 
@@ -42,3 +48,42 @@ def test_a_default_env_that_cannot_be_made_anew_stays(server: Server) -> None:
     assert server.env()["alias"] == ""
     with server.stream("default") as stream:
         assert stream.call("math", "sqrt", 4) == 2.0
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An index with the packages first and second."""
+    with index(tmp_path / "index") as made:
+        for name in ("first", "second"):
+            made.add(wheel(tmp_path, name, "1.0"))
+        monkeypatch.setenv("UV_DEFAULT_INDEX", made.url)
+        monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
+        yield
+
+
+def test_two_clients_that_add_to_one_env_at_once(server: Server, shop: None, tmp_path: Path) -> None:
+    """Each is sent for a root of its own: what both roots ask for is there in the end."""
+    roots = {}
+    for name in ("first", "second"):
+        folder = tmp_path / f"of-{name}"
+        folder.mkdir()
+        (folder / "requirements.txt").write_text(f"{name}\n")
+        roots[name] = SyncedRoot(f"{name}-root", "1", str(folder), always=False)
+    clients = {
+        name: Deployer(server.api, server.api.json("GET", "/v1/status"), home=tmp_path / "home") for name in roots
+    }
+    wanted = env("shared")
+    between: list[str] = []
+
+    def progress(event: dict[str, Any]) -> None:
+        if not between:
+            between.append(clients["second"].send(wanted, [roots["second"]]).name)
+
+    assert clients["first"].send(wanted, [roots["first"]], progress=progress).changed
+    spec = server.api.json("GET", "/v1/envs/shared/spec")
+    assert set(spec["of_roots"]) == {"first-root", "second-root"}
+    assert dict(spec["packages"]) == {"first": "1.0", "second": "1.0"}
+    assert not clients["first"].send(wanted, [roots["first"]]).changed
+    assert send(server, {**plan("shared"), "follows": "another"}) == ({"changed": "shared"}, [])
+    assert server.api.json("GET", "/v1/envs/shared/spec") == spec
+    server.api.json("DELETE", "/v1/envs/shared")
