@@ -14,7 +14,7 @@ from runkit.server import default_env, servlets
 from runkit.server.changes import Changes
 from runkit.server.directory import Directory
 from runkit.server.env import Env
-from runkit.server.in_time import turn
+from runkit.server.in_time import first_of, turn
 from runkit.server.ray_cluster import RayCluster
 from runkit.server.secrets import Held, completed, fingerprints, remove_files
 from runkit.server.settings import Settings, read_json, write_json
@@ -45,6 +45,7 @@ class Envs:
 
     Attributes:
         ray_up: set while servlets can be made.
+        ray_lost: set once they never can be again; `trouble` says why.
     """
 
     def __init__(self, settings: Settings, ray: RayCluster, directory: Directory):
@@ -55,6 +56,8 @@ class Envs:
         self._changes = Changes()
         self._tasks: set[asyncio.Task[None]] = set()
         self.ray_up = asyncio.Event()
+        self.ray_lost = asyncio.Event()
+        self.trouble = ""
         for file in sorted(settings.envs.glob("*.json")):
             plan = read_json(file)
             if plan.get("name") == file.stem and plan.get("build"):
@@ -181,7 +184,7 @@ class Envs:
         given_up = asyncio.Event()
         with self._changes.noted(name, given_up):
             async with self._changes.lock(name):
-                await self.ray_up.wait()  # its servlet may be taken over from an earlier server until then
+                await self._ray_is_up(name, given_up)  # its servlet may be taken over from an earlier server until then
                 env = self.get(name)
                 if env.servlet is None:
                     async for event in self._install(env, env.plan, env.secrets, given_up):
@@ -238,9 +241,7 @@ class Envs:
         env.installing = True
         placed = False
         try:
-            await self.ray_up.wait()
-            if given_up.is_set():
-                raise InstallFailed(f"the set-up of env {env.name!r} was ended before it began")
+            await self._ray_is_up(env.name, given_up)
             with self._directory.losses(env.name) as lost:
                 if env.servlet is None or (plan.get("compute") or {}) != (env.plan.get("compute") or {}):
                     compute = await servlets.affordable(self._ray, env.name, plan.get("compute") or {})
@@ -281,6 +282,13 @@ class Envs:
             yield {"error": problems.to_json(error)}
         finally:
             env.installing = False
+
+    async def _ray_is_up(self, name: str, given_up: asyncio.Event) -> None:
+        await first_of(self.ray_up, self.ray_lost, given_up)
+        if given_up.is_set():
+            raise InstallFailed(f"the set-up of env {name!r} was ended before it began")
+        if not self.ray_up.is_set():
+            raise ServerError(self.trouble)
 
     async def _installed(self, env: Env, plan: dict[str, Any], secrets: Held, done: dict[str, Any]) -> dict[str, Any]:
         order = done.pop("switch", None)
@@ -449,9 +457,15 @@ class Envs:
             if env.worker is not None:  # which objects there are is known once it has said hello
                 await self._directory.arrival(env.name, env.worker["generation"])
 
+    def no_ray(self, why: str) -> None:
+        """Ray does not come up again: whoever waits for it hears why."""
+        self.trouble = why
+        self.ray_lost.set()
+
     def ray_died(self) -> list[str]:
         """Ray has ended and every servlet with it; gives the names of those that ran."""
         self.ray_up.clear()
+        self.ray_lost.clear()
         running = [env for env in self._envs.values() if env.has_run]
         for env in running:
             if env.servlet is not None:  # the end of its servlet may have been noticed before that of Ray

@@ -59,3 +59,13 @@ async def turn(lock: asyncio.Lock, given_up: asyncio.Event) -> bool:
     finally:
         taken.cancel()
         gone.cancel()
+
+
+async def first_of(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when="FIRST_COMPLETED")
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,12 @@ import pytest
 
 from runkit.client.asked import SyncedRoot
 from runkit.client.deploy import Deployer
-from runkit.errors import SetupFailed
+from runkit.errors import ServerError, SetupFailed
 from runkit.model.env import env
+from runkit.server.directory import Directory
+from runkit.server.envs import Envs
+from runkit.server.ray_cluster import RayCluster
+from runkit.server.settings import Settings
 from tests.envs.packages import index, wheel
 from tests.server.running import Server, plan
 from tests.server.test_envs import send
@@ -87,3 +92,21 @@ def test_two_clients_that_add_to_one_env_at_once(server: Server, shop: None, tmp
     assert send(server, {**plan("shared"), "follows": "another"}) == ({"changed": "shared"}, [])
     assert server.api.json("GET", "/v1/envs/shared/spec") == spec
     server.api.json("DELETE", "/v1/envs/shared")
+
+
+def test_nobody_waits_for_a_ray_that_does_not_come_up(tmp_path: Path) -> None:
+    settings = Settings(port=32300, home=tmp_path, lasting=tmp_path, runtime=tmp_path)
+
+    async def attempt() -> None:
+        envs = Envs(settings, RayCluster(settings), Directory(None, None))  # type: ignore[arg-type]  # neither is asked
+        given_up = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.1, given_up.set)
+        [event] = [event async for event in envs.install(plan("one"), {}, given_up)]
+        assert "was ended before it began" in event["error"]["message"]
+        asyncio.get_running_loop().call_later(0.1, envs.no_ray, "Ray is lost. Restart the server.")
+        with pytest.raises(ServerError, match="Restart the server"):
+            await envs.worker("default")
+        [event] = [event async for event in envs.install(plan("one"), {}, asyncio.Event())]
+        assert "Restart the server" in event["error"]["message"]
+
+    asyncio.run(asyncio.wait_for(attempt(), 60))
