@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -239,7 +239,7 @@ class Envs:
         self, env: Env, plan: dict[str, Any], secrets: Held, given_up: asyncio.Event
     ) -> AsyncIterator[dict[str, Any]]:
         env.installing = True
-        placed = False
+        before, lost = env.servlet, set[str]()
         try:
             await self._ray_is_up(env.name, given_up)
             with self._directory.losses(env.name) as lost:
@@ -254,7 +254,6 @@ class Envs:
                     had_worker = env.worker is not None
                     async for event in self._place(env, compute, given_up):
                         yield event
-                    placed = True
                 assert env.servlet is not None  # placed
                 async for event in env.servlet.run("install", plan, secrets, given_up):
                     if "done" in event:
@@ -262,26 +261,47 @@ class Envs:
                         event = {
                             "done": {
                                 **done,
-                                "replaced_worker": done["replaced_worker"] or (placed and had_worker),
+                                "replaced_worker": done["replaced_worker"]
+                                or (env.servlet is not before and had_worker),
                                 "lost": sorted(lost),
                             }
                         }
-                    elif "error" in event and placed:
-                        await self._drop_servlet(env)
-                        if lost:
-                            objects = ", ".join(map(repr, sorted(lost)))
-                            yield {
-                                "warning": f"the process of env {env.name!r} has ended; objects that went with it: {objects}"
-                            }
+                        if why := self._keep(env):
+                            yield {"warning": why}
+                    elif "error" in event:
+                        async for last in self._failed(env, before, lost, event):
+                            yield last
+                        return  # where its servlet is gone, the stream would end in another error
                     yield event
-                    if "error" in event:
-                        return  # the last word: where its servlet is gone, the stream would end in another error
-        except RunkitError as error:
-            if placed:
-                await self._drop_servlet(env)
-            yield {"error": problems.to_json(error)}
+        except Exception as error:
+            if not isinstance(error, RunkitError):
+                log.exception("env %r: its set-up failed", env.name)
+            async for last in self._failed(env, before, lost, {"error": problems.to_json(error)}):
+                yield last
         finally:
             env.installing = False
+
+    async def _failed(
+        self, env: Env, before: servlets.Servlet | None, lost: Collection[str], error: dict[str, Any]
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The last words of a set-up that failed; its error says `ended` where the env's process had to go for it."""
+        if env.servlet is not before:
+            await self._drop_servlet(env)
+            if before is not None:
+                objects = f"; objects that went with it: {', '.join(map(repr, sorted(lost)))}" if lost else ""
+                back = "it starts as it was when the env is next used"
+                yield {"warning": f"the process of env {env.name!r} has ended, and {back}{objects}"}
+                error = {**error, "ended": True}
+        yield error
+
+    def _keep(self, env: Env) -> str:
+        """Have the env there after a restart of the server; why it will not be, "" if it will."""
+        try:
+            write_json(self._settings.envs / f"{env.name}.json", env.plan)
+        except OSError as error:
+            log.warning("env %r: its plan cannot be written: %s", env.name, error)
+            return f"env {env.name!r} cannot be written down ({error}): after a restart of the server it is as it was before"
+        return ""
 
     async def _ray_is_up(self, name: str, given_up: asyncio.Event) -> None:
         await first_of(self.ray_up, self.ray_lost, given_up)
@@ -306,7 +326,6 @@ class Envs:
         env.hear(done)
         self._envs[env.name] = env
         log.info("env %r: ready", env.name)
-        write_json(self._settings.envs / f"{env.name}.json", plan)
         self._watch(env)
         return {name: done[name] for name in ("build", "created", "replaced_worker", "worker")}
 

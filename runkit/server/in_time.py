@@ -39,7 +39,8 @@ async def in_time(
             if "phase" in event and event["phase"] != phase:
                 phase, since = event["phase"], time.monotonic()
             if late and "error" in event:
-                error = took_too_long(env, float(deadline["seconds"]), phase, time.monotonic() - since)
+                spent = time.monotonic() - since
+                error = took_too_long(env, float(deadline["seconds"]), phase, spent, ended=bool(event.get("ended")))
                 event = {"error": problems.to_json(error)}
             yield event
     finally:

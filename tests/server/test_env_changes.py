@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from runkit.server.envs import Envs
 from runkit.server.ray_cluster import RayCluster
 from runkit.server.settings import Settings
 from tests.envs.packages import index, wheel
-from tests.server.running import Server, plan
+from tests.server.running import Server, eventually, plan
 from tests.server.test_envs import send
 
 
@@ -110,3 +113,46 @@ def test_nobody_waits_for_a_ray_that_does_not_come_up(tmp_path: Path) -> None:
         assert "Restart the server" in event["error"]["message"]
 
     asyncio.run(asyncio.wait_for(attempt(), 60))
+
+
+def test_other_resources_that_do_not_become_free(server: Server) -> None:
+    """The process had to make room for nothing: that, and what went with it, is told."""
+    cpus = server.api.json("GET", "/v1/status")["host"]["cpus"]
+    assert "done" in send(server, plan("roomy", compute={"CPU": cpus}))[0]
+    with server.stream("roomy") as stream:
+        stream.call("builtins", "exec", "from runkit.worker import here\nhere.Here().put('model', 1)", {})
+    eventually(lambda: server.env("roomy")["keys"] == ["model"])
+    with ThreadPoolExecutor() as pool:
+        small = plan("small", compute={"CPU": 0.5}, install_timeout={"seconds": 60, "left": 60})
+        events = server.api.events("PUT", "/v1/envs/small", small)
+        while "wait for CPU" not in next(events).get("phase", ""):
+            pass
+        other = pool.submit(list, events)  # is next in Ray's queue, and takes some of what becomes free
+        timeout = {"seconds": 8, "left": 8}
+        wanted = plan("roomy", request="2", compute={"CPU": cpus - 0.25}, install_timeout=timeout)
+        last, said = send(server, wanted)
+        assert "done" in other.result()[-1]
+    assert last["error"]["type"] == "InstallTimeout"
+    assert "so was the env's process" in last["error"]["message"]
+    [warning] = [event["warning"] for event in said if "warning" in event]
+    assert "'model'" in warning
+    for name in ("small", "roomy"):
+        server.api.json("DELETE", f"/v1/envs/{name}")
+
+
+def test_a_plan_that_cannot_be_written(server: Server) -> None:
+    """The env is there, is watched, and its sender hears that it is not kept."""
+    file = server.lasting / "envs" / "unkept.json"
+    file.mkdir()
+    try:
+        last, said = send(server, plan("unkept"))
+        assert "done" in last
+        assert any("cannot be written down" in event.get("warning", "") for event in said)
+    finally:
+        file.rmdir()
+    assert list(file.parent.glob(".unkept*")) == []
+    pid = server.env("unkept")["worker"]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    ask = {"env": {"name": "unkept", "request": "1"}}
+    eventually(lambda: (server.api.json("POST", "/v1/ensure", ask)["worker"] or {}).get("pid") not in (None, pid))
+    server.api.json("DELETE", "/v1/envs/unkept")
