@@ -158,8 +158,26 @@ class Deployer:
         self._progress = progress
         packed_secrets = Packed(gather(env.secrets) if secrets is None else secrets, env.variables(), self._token)
         while True:
+            done = self._send(env, roots, working_dir, sync, force, default, packed_secrets, resolve)
+            if done is not None:
+                return done
+            progress({"phase": "look again: another session has changed the env"})
+
+    def _send(
+        self,
+        env: Env,
+        roots: Sequence[SyncedRoot],
+        working_dir: str | None,
+        sync: Callable[[SyncedRoot], None] | None,
+        force: bool,
+        default: bool,
+        packed_secrets: Packed,
+        resolve: Resolver,
+    ) -> Deployed | None:
+        """As `send`; None if another session changed the env meanwhile."""
+        while True:
             wanted, request = self._asker.request(
-                env, roots, working_dir, force, progress, packed_secrets.fingerprints, default
+                env, roots, working_dir, force, self._progress, packed_secrets.fingerprints, default
             )
             # None: whatever the env is; somebody who asks for nothing does not change it.
             asks = not default and self._asker.asks(env, wanted)
@@ -200,7 +218,7 @@ class Deployer:
             bring_roots()
             return Deployed(request.name, worker=answer.get("worker") or {}, request=request.digest)
         spec = self._asker.spec(request.name) if state != "missing" else {}
-        conda = CondaPart(env, request, self.host, self._home, progress) if request.conda else None
+        conda = CondaPart(env, request, self.host, self._home, self._progress) if request.conda else None
         python, packed = (conda.python(spec, force), None) if conda else self._find_python(request)
         lock = self._lock(env, wanted, request, spec, python["version"], force, resolve, conda)
         if packed:
@@ -222,15 +240,15 @@ class Deployer:
                 plan = replace(plan, conda=conda.ship(lock, plan.build(lock), shipment))
         bring_roots()
         try:
-            deployed = self._put(plan, lock, shipped, packed_secrets)
+            deployed = self._put(plan, lock, shipped, packed_secrets, spec.get("digest"))
         except (FetchFailed, LoginRefused):
             # The host said that it reaches the index, and then did not: what it lacks goes from here.
             self._progress({"warning": "the host could not fetch everything; shipping it from here"})
             lock, shipped = shipment.send(lock, everything=True)
             if conda:
                 plan = replace(plan, conda=conda.ship(lock, plan.build(lock), shipment, everything=True))
-            deployed = self._put(plan, lock, shipped, packed_secrets)
-        if default:
+            deployed = self._put(plan, lock, shipped, packed_secrets, spec.get("digest"))
+        if default and deployed is not None:
             self._tell_of_another(request, spec)
         return deployed
 
@@ -317,7 +335,8 @@ class Deployer:
     def _trees(self, env: Env, wanted: Requirements, target: Platform) -> Trees:
         return Trees(wanted, target, self._store(env, wanted), env.folder, self._progress)
 
-    def _put(self, made: _Plan, lock: Lock, shipped: set[str], secrets: Packed) -> Deployed:
+    def _put(self, made: _Plan, lock: Lock, shipped: set[str], secrets: Packed, follows: str | None) -> Deployed | None:
+        """Have the host make the env; None if its spec is another than the one that the plan follows."""
         request, python = made.request, made.python
         build = made.build(lock)
         kept = {
@@ -334,6 +353,7 @@ class Deployer:
         plan = {
             "name": request.name,
             "request": request.digest,
+            "follows": follows,
             "alias": request.alias,
             "base": request.base,
             "build": build,
@@ -356,6 +376,9 @@ class Deployer:
             for event in events:
                 if "error" in event:
                     raise problems.from_json(event["error"])
+                if "changed" in event:
+                    self._asker.is_stale(request.name)
+                    return None
                 if "done" in event:
                     done = event["done"]
                     self._asker.note(request.name, spec)

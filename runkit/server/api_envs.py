@@ -97,9 +97,10 @@ async def spec(request: web.Request) -> web.Response:
 
 @routes.put("/v1/envs/{name}")
 async def install(request: web.Request) -> web.StreamResponse:
-    """Make the env what the plan says; one JSON object per line as it goes on, {"done": …} or {"error": …} last.
+    """Make the env what the plan says; one JSON object per line as it goes on, {"done": …}, {"error": …} or {"changed": …} last.
 
-    If the client goes meanwhile, what is being built is ended, and the env is as it was.
+    If the client goes meanwhile, what is being built is ended, and the env is as it was. {"changed": name}: the plan's `follows` is
+    not the digest of the env's spec any more, and nothing was done.
     """
     head = request.app[HEAD]
     plan, secrets = taken(await body(request))

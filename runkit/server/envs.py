@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from runkit.errors import EnvError, EnvNotFound, InstallFailed, RunkitError, ServerError, UsageError
 from runkit.server import default_env, servlets
+from runkit.server.changes import Changes
 from runkit.server.directory import Directory
 from runkit.server.env import Env
-from runkit.server.in_time import turn
+from runkit.server.in_time import first_of, turn
 from runkit.server.ray_cluster import RayCluster
 from runkit.server.secrets import Held, completed, fingerprints, remove_files
 from runkit.server.settings import Settings, read_json, write_json
@@ -32,9 +33,6 @@ FIRST_PLACE_SECONDS = 0.5
 PLACE_SECONDS = 2.0
 """How often it is looked what a servlet waits for that Ray has not placed yet."""
 
-GIVE_UP_SECONDS = 10.0
-"""How long what is being built may take to end."""
-
 log = logging.getLogger("runkit.server.envs")
 
 
@@ -47,6 +45,7 @@ class Envs:
 
     Attributes:
         ray_up: set while servlets can be made.
+        ray_lost: set once they never can be again; `trouble` says why.
     """
 
     def __init__(self, settings: Settings, ray: RayCluster, directory: Directory):
@@ -54,10 +53,11 @@ class Envs:
         self._ray = ray
         self._directory = directory
         self._envs: dict[str, Env] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._wanted: dict[str, set[asyncio.Event]] = {}
+        self._changes = Changes()
         self._tasks: set[asyncio.Task[None]] = set()
         self.ray_up = asyncio.Event()
+        self.ray_lost = asyncio.Event()
+        self.trouble = ""
         for file in sorted(settings.envs.glob("*.json")):
             plan = read_json(file)
             if plan.get("name") == file.stem and plan.get("build"):
@@ -182,9 +182,9 @@ class Envs:
 
     async def _up(self, name: str) -> None:
         given_up = asyncio.Event()
-        with self._noted(name, given_up):
-            async with self._lock(name):
-                await self.ray_up.wait()  # its servlet may be taken over from an earlier server until then
+        with self._changes.noted(name, given_up):
+            async with self._changes.lock(name):
+                await self._ray_is_up(name, given_up)  # its servlet may be taken over from an earlier server until then
                 env = self.get(name)
                 if env.servlet is None:
                     async for event in self._install(env, env.plan, env.secrets, given_up):
@@ -195,10 +195,11 @@ class Envs:
     async def install(
         self, plan: dict[str, Any], secrets: Held, given_up: asyncio.Event
     ) -> AsyncIterator[dict[str, Any]]:
-        """Make an env what the plan says; events as they come, the last is {"done": …} or {"error": …}.
+        """Make an env what the plan says; events as they come, the last is {"done": …}, {"error": …} or {"changed": name}.
 
         Args:
-            plan: an EnvPlan.
+            plan: an EnvPlan. Its `follows`, if there, is the digest of the spec it was made from: where somebody else has changed
+                the env since, nothing happens, as what they asked for would be lost.
             secrets: the values of its secrets, those that are new.
             given_up: once it is set, nobody wants this any more: what is being built is ended, and the env is as it was.
         """
@@ -209,57 +210,38 @@ class Envs:
             )
             yield {"error": problems.to_json(error)}
             return
-        with self._noted(name, given_up):
-            if self._lock(name).locked():
+        with self._changes.noted(name, given_up):
+            if self._changes.lock(name).locked():
                 yield {"phase": "wait for another change of the same env"}
-            if not await turn(self._lock(name), given_up):
+            if not await turn(self._changes.lock(name), given_up):
                 yield {
                     "error": problems.to_json(InstallFailed(f"the set-up of env {name!r} was ended before it began"))
                 }
                 return
             try:
-                env = self._envs.get(name) or Env(name, plan)
+                env = self._envs.get(name)
+                known = (env.plan.get("spec") or {}).get("digest") if env else None
+                if plan.pop("follows", known) != known:
+                    yield {"changed": name}
+                    return
+                env = env or Env(name, plan)
                 held = completed(plan.get("secrets") or {}, secrets, env.secrets)
                 async for event in self._install(env, plan, held, given_up):
                     yield event
             finally:
-                self._lock(name).release()
-
-    def _lock(self, name: str) -> asyncio.Lock:
-        """One change of an env at a time, from before it exists."""
-        return self._locks.setdefault(name, asyncio.Lock())
-
-    @contextmanager
-    def _noted(self, name: str, given_up: asyncio.Event) -> Iterator[None]:
-        """What is being made of the env, so that it can be given up."""
-        wanted = self._wanted.setdefault(name, set())
-        wanted.add(given_up)
-        try:
-            yield
-        finally:
-            wanted.discard(given_up)
-
-    def _give_up(self, name: str) -> None:
-        """Nobody wants what is being made of that env."""
-        for given_up in self._wanted.get(name, ()):
-            given_up.set()
+                self._changes.lock(name).release()
 
     async def give_up(self) -> None:
         """End whatever is being built; afterwards no env can be changed any more."""
-        for name in self._locks:
-            self._give_up(name)
-        waits = (asyncio.wait_for(lock.acquire(), GIVE_UP_SECONDS) for lock in self._locks.values())
-        await asyncio.gather(*waits, return_exceptions=True)
+        await self._changes.end()
 
     async def _install(
         self, env: Env, plan: dict[str, Any], secrets: Held, given_up: asyncio.Event
     ) -> AsyncIterator[dict[str, Any]]:
         env.installing = True
-        placed = False
+        before, lost = env.servlet, set[str]()
         try:
-            await self.ray_up.wait()
-            if given_up.is_set():
-                raise InstallFailed(f"the set-up of env {env.name!r} was ended before it began")
+            await self._ray_is_up(env.name, given_up)
             with self._directory.losses(env.name) as lost:
                 if env.servlet is None or (plan.get("compute") or {}) != (env.plan.get("compute") or {}):
                     compute = await servlets.affordable(self._ray, env.name, plan.get("compute") or {})
@@ -272,7 +254,6 @@ class Envs:
                     had_worker = env.worker is not None
                     async for event in self._place(env, compute, given_up):
                         yield event
-                    placed = True
                 assert env.servlet is not None  # placed
                 async for event in env.servlet.run("install", plan, secrets, given_up):
                     if "done" in event:
@@ -280,26 +261,54 @@ class Envs:
                         event = {
                             "done": {
                                 **done,
-                                "replaced_worker": done["replaced_worker"] or (placed and had_worker),
+                                "replaced_worker": done["replaced_worker"]
+                                or (env.servlet is not before and had_worker),
                                 "lost": sorted(lost),
                             }
                         }
-                    elif "error" in event and placed:
-                        await self._drop_servlet(env)
-                        if lost:
-                            objects = ", ".join(map(repr, sorted(lost)))
-                            yield {
-                                "warning": f"the process of env {env.name!r} has ended; objects that went with it: {objects}"
-                            }
+                        if why := self._keep(env):
+                            yield {"warning": why}
+                    elif "error" in event:
+                        async for last in self._failed(env, before, lost, event):
+                            yield last
+                        return  # where its servlet is gone, the stream would end in another error
                     yield event
-                    if "error" in event:
-                        return  # the last word: where its servlet is gone, the stream would end in another error
-        except RunkitError as error:
-            if placed:
-                await self._drop_servlet(env)
-            yield {"error": problems.to_json(error)}
+        except Exception as error:
+            if not isinstance(error, RunkitError):
+                log.exception("env %r: its set-up failed", env.name)
+            async for last in self._failed(env, before, lost, {"error": problems.to_json(error)}):
+                yield last
         finally:
             env.installing = False
+
+    async def _failed(
+        self, env: Env, before: servlets.Servlet | None, lost: Collection[str], error: dict[str, Any]
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The last words of a set-up that failed; its error says `ended` where the env's process had to go for it."""
+        if env.servlet is not before:
+            await self._drop_servlet(env)
+            if before is not None:
+                objects = f"; objects that went with it: {', '.join(map(repr, sorted(lost)))}" if lost else ""
+                back = "it starts as it was when the env is next used"
+                yield {"warning": f"the process of env {env.name!r} has ended, and {back}{objects}"}
+                error = {**error, "ended": True}
+        yield error
+
+    def _keep(self, env: Env) -> str:
+        """Have the env there after a restart of the server; why it will not be, "" if it will."""
+        try:
+            write_json(self._settings.envs / f"{env.name}.json", env.plan)
+        except OSError as error:
+            log.warning("env %r: its plan cannot be written: %s", env.name, error)
+            return f"env {env.name!r} cannot be written down ({error}): after a restart of the server it is as it was before"
+        return ""
+
+    async def _ray_is_up(self, name: str, given_up: asyncio.Event) -> None:
+        await first_of(self.ray_up, self.ray_lost, given_up)
+        if given_up.is_set():
+            raise InstallFailed(f"the set-up of env {name!r} was ended before it began")
+        if not self.ray_up.is_set():
+            raise ServerError(self.trouble)
 
     async def _installed(self, env: Env, plan: dict[str, Any], secrets: Held, done: dict[str, Any]) -> dict[str, Any]:
         order = done.pop("switch", None)
@@ -317,7 +326,6 @@ class Envs:
         env.hear(done)
         self._envs[env.name] = env
         log.info("env %r: ready", env.name)
-        write_json(self._settings.envs / f"{env.name}.json", plan)
         self._watch(env)
         return {name: done[name] for name in ("build", "created", "replaced_worker", "worker")}
 
@@ -397,7 +405,7 @@ class Envs:
         """Replace the env's worker (only if it is of that generation, and at that call and no other); {lost: keys, worker}."""
         name = self.real_name(name)
         # Whoever ends a call does not wait until somebody else's build has ended; the servlet replaces its worker once at a time.
-        async with self._lock(name) if only_call is None else nullcontext():
+        async with self._changes.lock(name) if only_call is None else nullcontext():
             env = self.get(name)
             servlet = env.servlet
             if servlet is None:
@@ -415,23 +423,28 @@ class Envs:
         """End the env, or what is being made of it, and forget it; gives the keys that went with it.
 
         The default env comes back as it was before anybody asked for anything in it.
+
+        Raises:
+            SetupFailed: that cannot be made any more; the default env is as it was.
         """
         name = self.real_name(name)
-        if not self._wanted.get(name):
+        if not self._changes.under_way(name):
             self.get(name)
-        self._give_up(name)
-        async with self._lock(name):
+        self._changes.give_up(name)
+        async with self._changes.lock(name):
             if (env := self._envs.get(name)) is None:
                 return []
+            if name == DEFAULT_ENV:  # first what takes its place: every other env is found beside a default env
+                await asyncio.to_thread(default_env.ensure, self._settings)
             with self._directory.losses(name) as lost:
                 await self._drop_servlet(env)
                 self._directory.forget(name)
             (self._settings.envs / f"{name}.json").unlink(missing_ok=True)
             remove_files(self._settings, name)
-            del self._envs[name]
             if name == DEFAULT_ENV:
-                await asyncio.to_thread(default_env.ensure, self._settings)
                 self._envs[name] = Env(name, default_env.default_plan(self._settings))
+            else:
+                del self._envs[name]
         if name == DEFAULT_ENV:
             await self.up(name)
         return sorted(lost)
@@ -463,9 +476,15 @@ class Envs:
             if env.worker is not None:  # which objects there are is known once it has said hello
                 await self._directory.arrival(env.name, env.worker["generation"])
 
+    def no_ray(self, why: str) -> None:
+        """Ray does not come up again: whoever waits for it hears why."""
+        self.trouble = why
+        self.ray_lost.set()
+
     def ray_died(self) -> list[str]:
         """Ray has ended and every servlet with it; gives the names of those that ran."""
         self.ray_up.clear()
+        self.ray_lost.clear()
         running = [env for env in self._envs.values() if env.has_run]
         for env in running:
             if env.servlet is not None:  # the end of its servlet may have been noticed before that of Ray

@@ -95,9 +95,9 @@ def collect(home: Path, *, everything: bool = False, dry_run: bool = False) -> l
         is_one = _SHA256.fullmatch(path.name.encode()) is not None
         if is_one and path.name not in kept.wheels and _age(path) > wheels:
             take("wheel", path)
-    interpreters = _interpreters(home)
+    interpreters = _behind_links(home / "python", _interpreters(home) | kept.pythons)
     for path in _folders(home / "python"):
-        if path.name not in interpreters | kept.pythons and _age(path) > max(keep, UNDER_WAY_SECONDS):
+        if path.name not in interpreters and _age(path) > max(keep, UNDER_WAY_SECONDS):
             take("Python", path)
     for path in _folders(home / "conda" / "pkgs"):
         with _alone(path.with_name(f"{path.name}.lock")) as free:  # py-rattler's own
@@ -140,7 +140,7 @@ class _Kept:
         builds: named by a kept plan or by a process of this host.
         wheels: the SHA-256 that kept plans name.
         code: digests that a server runs or will start with, or that a process was started from.
-        pythons: folders in `python` that a process was started from.
+        pythons: entries of `python` that a process was started from, or that a kept plan names.
         tools: folders in `tools` that a process was started from.
     """
 
@@ -154,9 +154,13 @@ class _Kept:
     def of(cls, home: Path) -> _Kept:
         builds: set[str] = set()
         wheels: set[str] = set()
+        pythons: set[str] = set()
         seen = [str(Path(__file__).resolve()).encode(), *_processes()]
         for plan in home.glob("servers/*/envs/*.json"):
-            builds.add(str(read_json(plan).get("build")))
+            content = read_json(plan)
+            builds.add(str(content.get("build")))
+            interpreter = (content.get("python") or {}).get("path") or ""
+            pythons |= _below(home / "python", os.fsencode(interpreter))
             with contextlib.suppress(OSError):
                 wheels.update(found.decode() for found in _SHA256.findall(plan.read_bytes()))
         for file in (*home.glob("servers/*/boot"), *places.runtime_root().glob("*/server.json")):
@@ -167,7 +171,7 @@ class _Kept:
             frozenset(builds | _below(home / "envs", text)),
             frozenset(wheels),
             frozenset(_below(home / "code", text)),
-            frozenset(_below(home / "python", text)),
+            frozenset(pythons | _below(home / "python", text)),
             frozenset(_below(home / "tools", text)),
         )
 
@@ -190,7 +194,7 @@ def _processes() -> Iterator[bytes]:
 
 
 def _interpreters(home: Path) -> set[str]:
-    """The folders in `python` that the interpreters of envs and of the server lie in."""
+    """The entries of `python` that the interpreters of envs and of the server lie in."""
     found: set[str] = set()
     for folder in (home / "envs", home / "base"):
         for path in _folders(folder):
@@ -199,6 +203,11 @@ def _interpreters(home: Path) -> set[str]:
             with contextlib.suppress(OSError):
                 found |= _below(home / "python", os.fsencode(os.readlink(path / "bin" / "python")))
     return found
+
+
+def _behind_links(folder: Path, names: set[str]) -> set[str]:
+    """These entries of a folder and those that they are links to, as uv's `cpython-3.12-…` is one to the version's folder."""
+    return names | {os.path.basename(os.path.realpath(folder / name)) for name in names}
 
 
 @contextlib.contextmanager

@@ -108,6 +108,7 @@ class Head:
         except RunkitError as error:
             self.trouble = f"Ray ended and could not be started again: {error}. Restart the server."
             log.error("%s", self.trouble)
+            self.envs.no_ray(self.trouble)
             return
         self.envs.ray_up.set()
         for name in names:

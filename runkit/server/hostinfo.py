@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ def pythons(settings: Settings) -> dict[str, str]:
 def _interpreters(settings: Settings) -> Iterator[tuple[str, str]]:
     """Minor versions and paths, best first; there may be several of one minor version."""
     folders = [Path(sys.base_prefix) / "bin"]  # the server's own first: Ray wants one version on both sides
-    folders += [folder / "bin" for folder in sorted((settings.home / "python").glob("*/"))]
+    # What is hidden is on its way there, or away.
+    folders += [folder / "bin" for folder in sorted((settings.home / "python").glob("[!.]*/"))]
     folders += [Path(folder) for folder in os.get_exec_path() if folder]
     for folder in folders:
         for path in sorted(folder.glob("python3.*")):
@@ -93,14 +95,31 @@ def _interpreters(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def find_python(settings: Settings, version: str) -> dict[str, Any]:
     """An interpreter of that version ("3.12", "3.12.4"), {path, version}: the host's, else fetched by uv; else path None."""
+    found = _present(settings, version)
+    for install in (False, True):
+        if found is None and (path := _ask_uv(settings, version, install=install)):
+            found = {"path": path, "version": exact_version(path) or version}
+    if found is None:
+        return {"path": None, "version": version}
+    _touch(settings, found["path"])
+    return found
+
+
+def _present(settings: Settings, version: str) -> dict[str, Any] | None:
     minor = ".".join(version.split(".")[:2])
     for its_minor, present in _interpreters(settings):
         if its_minor == minor and (exact := exact_version(present)) and _fits(exact, version):
             return {"path": present, "version": exact}
-    for install in (False, True):
-        if path := _ask_uv(settings, version, install=install):
-            return {"path": path, "version": exact_version(path) or version}
-    return {"path": None, "version": version}
+    return None
+
+
+def _touch(settings: Settings, path: str) -> None:
+    """Note that an env is about to be made with this interpreter, should it be one that is removed where nobody uses it."""
+    folder = os.path.realpath(settings.home / "python")
+    below = os.path.relpath(os.path.realpath(path), folder).split(os.sep)
+    if below[0] != os.pardir:
+        with suppress(OSError):
+            os.utime(os.path.join(folder, below[0]))
 
 
 def _ask_uv(settings: Settings, version: str, install: bool) -> str | None:

@@ -39,7 +39,8 @@ async def in_time(
             if "phase" in event and event["phase"] != phase:
                 phase, since = event["phase"], time.monotonic()
             if late and "error" in event:
-                error = took_too_long(env, float(deadline["seconds"]), phase, time.monotonic() - since)
+                spent = time.monotonic() - since
+                error = took_too_long(env, float(deadline["seconds"]), phase, spent, ended=bool(event.get("ended")))
                 event = {"error": problems.to_json(error)}
             yield event
     finally:
@@ -59,3 +60,13 @@ async def turn(lock: asyncio.Lock, given_up: asyncio.Event) -> bool:
     finally:
         taken.cancel()
         gone.cancel()
+
+
+async def first_of(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when="FIRST_COMPLETED")
+    finally:
+        for wait in waits:
+            wait.cancel()

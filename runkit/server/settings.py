@@ -215,9 +215,13 @@ def write_private(path: Path, data: bytes) -> None:
     """Write a file that only this user can read, in one step."""
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(data)
-    partial.replace(path)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+        partial.replace(path)
+    except OSError:  # a full disk; what it holds may be for nobody else
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def append_to(path: Path) -> BinaryIO:

@@ -31,7 +31,8 @@ class Uses:
         if build in self._held:
             return False
         self._envs.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = open(use_file(self._envs / build), "ab")  # noqa: SIM115  (open for as long as it is used)
+        # Open for as long as it is used. For reading too: NFS makes a byte-range lock of it, and a shared one needs that (flock(2)).
+        file = open(use_file(self._envs / build), "a+b")  # noqa: SIM115
         fcntl.flock(file, fcntl.LOCK_SH)
         with suppress(OSError):
             os.utime(file.fileno())

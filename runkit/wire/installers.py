@@ -80,7 +80,7 @@ def contested(said: str) -> tuple[str, ...]:
     return tuple(name for name, wanted in ranges.items() if len(wanted) > 1)
 
 
-def took_too_long(env: str, seconds: float, phase: str, at: float) -> InstallTimeout:
+def took_too_long(env: str, seconds: float, phase: str, at: float, ended: bool = False) -> InstallTimeout:
     """The error for a set-up that was ended at its deadline.
 
     Args:
@@ -88,10 +88,16 @@ def took_too_long(env: str, seconds: float, phase: str, at: float) -> InstallTim
         seconds: the deadline.
         phase: what it was at.
         at: for how many seconds.
+        ended: whether the env's process had to go for it.
     """
+    now = (
+        "and so was the env's process: it starts as it was when it is next used"
+        if ended
+        else "and the env is as it was"
+    )
     return InstallTimeout(
         f"the set-up of env {env!r} took longer than its install_timeout of {seconds:g} s: it had been at {phase!r} for "
-        f"{at:.1f} s. What it had started was ended, and the env is as it was"
+        f"{at:.1f} s. What it had started was ended, {now}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -113,6 +114,7 @@ def test_a_build_in_use(home: Path) -> None:
     failing = plan("one", build="failing", setup_cmds=["exit 3"])
     assert "error" in list(servlet.build(failing, "another"))[-1]
     assert servlet._uses.hold("failing")  # it was let go of
+    fcntl.lockf(servlet._uses._held["failing"], fcntl.LOCK_SH)  # which is what NFS makes of it
 
 
 def test_one_that_was_cut_off(home: Path) -> None:
@@ -132,3 +134,18 @@ def test_what_a_client_keeps(tmp_path: Path) -> None:
     assert leftovers.collect(tmp_path) == found
     assert leftovers.collect(tmp_path) == []
     assert (tmp_path / "locks/new.json").exists()
+
+
+def test_interpreters_behind_links(home: Path) -> None:
+    """uv gives out `cpython-3.12-…`, a link to the folder of the version, and envs are made from that; so may a kept plan say."""
+    python = home / "python"
+    for name in ("cpython-3.12.4", "cpython-3.11.9", "cpython-3.10.1"):
+        (python / name / "bin").mkdir(parents=True)
+        os.utime(python / name, (LONG_AGO, LONG_AGO))
+    (python / "cpython-3.12").symlink_to("cpython-3.12.4")
+    (python / "cpython-3.11").symlink_to(python / "cpython-3.11.9")
+    (home / "envs/kept/pyvenv.cfg").write_text(f"home = {python}/cpython-3.12/bin\n")
+    kept = home / "servers/32300/envs/other.json"
+    kept.write_text(json.dumps({"build": "gone", "python": {"path": f"{python}/cpython-3.11/bin/python3.11"}}))
+    found = names(gc.collect(home, everything=True, dry_run=True))
+    assert {one for one in found if one.startswith("Python")} == {"Python left", "Python cpython-3.10.1"}
