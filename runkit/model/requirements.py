@@ -7,6 +7,7 @@ mean is uv's to say. Only what points into this machine's file system is replace
 from __future__ import annotations
 
 import codecs
+import hashlib
 import platform
 import re
 import sys
@@ -35,6 +36,7 @@ _OPTION = re.compile(
 )
 _LOCAL_URL = re.compile(r"(?P<name>[^\s@/]+?)\s*@\s*(?P<path>(?:file:)?(?!\w+(?:\+\w+)?://)\S.*)", re.DOTALL)
 _HASH = re.compile(r"\s--hash[=\s]\s*(\w+):([0-9A-Fa-f]+)")
+_HASHES = {kind for kind in hashlib.algorithms_guaranteed if not kind.startswith("shake")}
 FILE = "@file/"
 """A line that starts so names a file of this machine by its content: `@file/<sha256>/<file name>[extras] ; marker`."""
 
@@ -182,7 +184,9 @@ class _Reader:
             return
         named = None if option else _LOCAL_URL.fullmatch(whole)
         if named or (not option and is_path(whole)):
-            hashes = {value.lower() for kind, value in _HASH.findall(whole) if kind == "sha256"}
+            hashes = {(kind.lower(), value.lower()) for kind, value in _HASH.findall(whole)}
+            if unknown := {kind for kind, _ in hashes} - _HASHES:
+                raise UsageError(f"{origin}: {', '.join(unknown)} is no kind of hash that can be checked")
             path, extras, marker = split_path(_HASH.sub("", named["path"] if named else whole))
             if named and "[" in named["name"]:
                 extras = split_path(named["name"])[1]
@@ -213,7 +217,7 @@ class _Reader:
         marker: str,
         base: Path,
         origin: str,
-        hashes: Collection[str] = (),
+        hashes: Collection[tuple[str, str]] = (),
         constraint: bool = False,
     ) -> None:
         found = _find(path or ".", base)
@@ -250,14 +254,14 @@ class _Reader:
         extras: tuple[str, ...],
         marker: str,
         origin: str,
-        hashes: Collection[str],
+        hashes: Collection[tuple[str, str]],
         constraint: bool,
     ) -> None:
         try:
             sha256 = file_digest(path)
         except OSError as error:
             raise UsageError(f"{origin}: {path} cannot be read: {error}") from error
-        if hashes and sha256 not in hashes:
+        if hashes and not any(file_digest(path, kind) == value for kind, value in hashes):
             raise UsageError(f"{origin}: {path} has the SHA-256 {sha256}, which its --hash does not allow")
         self._files[sha256] = str(path)
         line = f"{FILE}{sha256}/{path.name}" + (f"[{','.join(extras)}]" if extras else "")
