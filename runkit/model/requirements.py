@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from packaging.markers import InvalidMarker, Marker
+from packaging.requirements import InvalidRequirement, Requirement
 
 from runkit.errors import UsageError
 from runkit.model import storage
@@ -305,11 +306,12 @@ class _Reader:
         wanted += [line for extra in extras for line in optional[_normal(extra)]]
         own = _normal(project.get("name", ""))
         for line in wanted:
-            inner = re.fullmatch(r"([A-Za-z0-9._-]+)\s*\[([^\]]*)\]\s*", line)
-            if inner and _normal(inner[1]) == own:  # "pkg[all]" that lists further extras of its own
-                self._project(path, tuple(x.strip() for x in inner[2].split(",")), with_dependencies=False)
-            else:
+            inner = _requirement(line)
+            if inner is None or _normal(inner.name) != own:
                 self._line(line, path, str(file), constraint=False)
+            # "pkg[all]" that lists further extras of its own: no index is asked for the folder itself.
+            elif inner.marker is None or self._applies(str(inner.marker), str(file)):
+                self._project(path, tuple(sorted(inner.extras)), with_dependencies=False)
         if with_dependencies and "dependencies" in project.get("dynamic", []):
             self._dynamic(path, content)
 
@@ -322,6 +324,13 @@ class _Reader:
             self._notes[f"{path}: its pyproject.toml computes the dependencies; list them in a requirements.txt"] = None
         for name in files:
             self.file(path / name)
+
+
+def _requirement(line: str) -> Requirement | None:
+    try:
+        return Requirement(line)
+    except InvalidRequirement:  # uv says what is wrong with it
+        return None
 
 
 def _decoded(data: bytes) -> str:
