@@ -361,7 +361,8 @@ def _check_md5(artifact: Artifact, record: Mapping[str, Any]) -> None:
         with open(artifact.path, "rb") as file:
             found = hashlib.md5(file.read(), usedforsecurity=False).hexdigest()
         if found != record["md5"]:
-            os.unlink(artifact.path)
+            if artifact.url:  # fetched; one of a channel in a folder is the user's own file
+                os.unlink(artifact.path)
             raise InstallFailed(
                 f"{artifact.filename} is not the file its channel promised: MD5 {found} instead of {record['md5']}"
             )

@@ -53,9 +53,8 @@ def pip_settings(environment: Mapping[str, str] | None = None) -> dict[str, str]
         for content in contents:
             if content.has_section(section):
                 found.update((name.replace("_", "-"), value or "") for name, value in content.items(section))
-    found.update(
-        {name: variables[key] for name in _READ if (key := f"PIP_{name.upper().replace('-', '_')}") in variables}
-    )
+    named = {name: variables.get(f"PIP_{name.upper().replace('-', '_')}") for name in _READ}
+    found.update({name: value for name, value in named.items() if value})  # pip, too, takes an empty one for none
     return {name: found[name].strip() for name in _READ if found.get(name, "").strip()}
 
 
@@ -92,7 +91,7 @@ def for_uv(
     if "trusted-host" in left:
         made["UV_INSECURE_HOST"] = " ".join(left["trusted-host"].split())
     if "cert" in left:
-        made["SSL_CERT_FILE"] = str(Path(left["cert"]).expanduser())
+        made["SSL_CERT_FILE"] = _place(left["cert"])
     if left.get("keyring-provider") == "subprocess":
         made["UV_KEYRING_PROVIDER"] = "subprocess"
     no_index = left.get("no-index", "").lower() in ("1", "true", "yes", "on", "y", "t")

@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 from runkit.errors import UsageError
 from runkit.model import yaml_text
 from runkit.model.digest import digest, file_digest
+from runkit.model.urls import without_credentials
 
 _INSTALLATIONS = (
     "miniconda3",
@@ -59,13 +60,7 @@ def environments() -> dict[str, Path]:
 def _prefixes() -> Iterator[Path]:
     if active := os.environ.get("CONDA_PREFIX"):
         yield Path(active)
-    roots: list[Path] = []
-    for variable in ("CONDA_ROOT", "MAMBA_ROOT_PREFIX"):
-        if root := os.environ.get(variable):
-            roots.append(Path(root))
-    for variable in ("CONDA_EXE", "MAMBA_EXE"):  # <root>/bin/conda
-        if program := os.environ.get(variable):
-            roots.append(Path(program).parents[1] if len(Path(program).parents) > 1 else Path(program))
+    roots = _roots()
     roots += [folder / name for folder in (Path.home(), Path("/opt")) for name in _INSTALLATIONS]
     folders = [Path(one) for one in os.environ.get("CONDA_ENVS_PATH", "").split(os.pathsep) if one]
     folders += [Path(one) for one in os.environ.get("CONDA_ENVS_DIRS", "").split(os.pathsep) if one]
@@ -82,22 +77,27 @@ def _prefixes() -> Iterator[Path]:
     yield from (Path(line.strip()) for line in listed if line.strip())
 
 
+def _roots() -> list[Path]:
+    """The folders of conda's installation that this session's variables name."""
+    roots = [Path(root) for variable in ("CONDA_ROOT", "MAMBA_ROOT_PREFIX") if (root := os.environ.get(variable))]
+    for variable in ("CONDA_EXE", "MAMBA_EXE"):  # <root>/bin/conda
+        if program := os.environ.get(variable):
+            roots.append(Path(program).parents[1] if len(Path(program).parents) > 1 else Path(program))
+    return roots
+
+
 def _is_installation(prefix: Path) -> bool:
     return (prefix / "condabin").is_dir() or ((prefix / "envs").is_dir() and (prefix / "pkgs").is_dir())
 
 
 def condarc() -> dict[str, Any]:
-    """The user's `.condarc`: the file that CONDARC names, else the usual ones, the first that says something counting for it."""
+    """The user's `.condarc`: the file that CONDARC names, else the usual ones, the first that says something counting for it.
+
+    Where conda looks is as it documents it (https://docs.conda.io/projects/conda/en/stable/user-guide/configuration/use-condarc.html).
+    """
     named = os.environ.get("CONDARC")
-    folders = [
-        Path.home(),
-        Path.home() / ".conda",
-        Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "conda",
-    ]
-    files = [Path(named).expanduser()] if named else [folder / ".condarc" for folder in folders]
-    files += [] if named else [Path("/etc/conda/.condarc")]
     found: dict[str, Any] = {}
-    for file in files:
+    for file in [Path(named).expanduser()] if named else _condarcs():
         try:
             content = yaml_text.load(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -105,6 +105,21 @@ def condarc() -> dict[str, Any]:
         if isinstance(content, dict):
             found = {**content, **found}
     return found
+
+
+def _condarcs() -> Iterator[Path]:
+    """The places of conda's settings, those that count most first."""
+    active = os.environ.get("CONDA_PREFIX")
+    own = [Path.home() / ".conda", Path.home() / ".config" / "conda"]
+    if configuration := os.environ.get("XDG_CONFIG_HOME"):
+        own.append(Path(configuration) / "conda")
+    folders = [*([Path(active)] if active else []), Path.home(), *own, *_roots()]
+    for folder in (*folders, Path("/var/lib/conda"), Path("/etc/conda")):
+        if folder != Path.home():  # of which conda reads the hidden file alone
+            parts = folder / "condarc.d"
+            yield from sorted((*parts.glob("*.yml"), *parts.glob("*.yaml")), reverse=True)
+            yield folder / "condarc"
+        yield folder / ".condarc"
 
 
 def records(prefix: Path) -> list[dict[str, Any]]:
@@ -126,28 +141,63 @@ def python(prefix: Path) -> str | None:
 
 def distributions(prefix: Path) -> list[tuple[str, str, str]]:
     """Name, version and installer of each Python package that lies in it, sorted."""
+    return [(name, version, _installer(folder)) for name, version, folder in _distributions(prefix)]
+
+
+def _distributions(prefix: Path) -> list[tuple[str, str, Path]]:
     found = []
     for folder in prefix.glob("lib/python3*/site-packages/*.dist-info"):
         metadata = _text(folder / "METADATA")
         fields = dict(re.findall(r"^(Name|Version):[ \t]*(\S+)", metadata.split("\n\n")[0], re.MULTILINE))
         if len(fields) == 2:
-            found.append((fields["Name"], fields["Version"], _installer(folder)))
+            found.append((fields["Name"], fields["Version"], folder))
     return sorted(found)
 
 
 def editable(prefix: Path) -> dict[str, str]:
     """Packages that are installed there in editable mode, and the folders they come from (PEP 610)."""
     found = {}
-    for file in prefix.glob("lib/python3*/site-packages/*.dist-info/direct_url.json"):
-        try:
-            origin = json.loads(_text(file))
-        except ValueError:
-            continue
-        if origin.get("dir_info", {}).get("editable") and origin.get("url", "").startswith("file://"):
-            found[file.parent.name.split("-")[0].replace("_", "-")] = unquote(origin["url"].removeprefix("file://"))
+    for folder in prefix.glob("lib/python3*/site-packages/*.dist-info"):
+        origin = _origin(folder)
+        if origin.get("dir_info", {}).get("editable") and origin["url"].startswith("file://"):
+            found[folder.name.split("-")[0].replace("_", "-")] = unquote(origin["url"].removeprefix("file://"))
     for link in prefix.glob("lib/python3*/site-packages/*.egg-link"):
-        found[link.stem] = _text(link).splitlines()[0].strip()
+        if source := _text(link).strip():
+            found[link.stem] = source.splitlines()[0].strip()
     return found
+
+
+def _origin(folder: Path) -> dict[str, Any]:
+    """Where a distribution was installed from, if not from an index (PEP 610); empty if that is not known."""
+    try:
+        origin = json.loads(_text(folder / "direct_url.json"))
+    except ValueError:
+        return {}
+    return origin if isinstance(origin, dict) and isinstance(origin.get("url"), str) else {}
+
+
+def _line(name: str, version: str, folder: Path) -> str:
+    """The requirement line for what pip has installed: from where pip had it, never from an index that may have another of that name.
+
+    Raises:
+        UsageError: it came from a folder or file of this machine.
+    """
+    origin = _origin(folder)
+    url = without_credentials(origin.get("url", ""))
+    if not url or "/pypoetry/" in url:  # where poetry keeps what it had from an index
+        return f"{name}=={version}"
+    archive, vcs = origin.get("archive_info") or {}, origin.get("vcs_info") or {}
+    fragment = [f"subdirectory={origin['subdirectory']}"] if origin.get("subdirectory") else []
+    if vcs:
+        url = f"{vcs.get('vcs')}+{url}@{vcs.get('commit_id')}"
+    elif url.startswith("file:"):
+        raise UsageError(
+            f"{name} was installed from {unquote(url.removeprefix('file://'))} by pip, and that is what cannot be had where the "
+            "conda environment is solved anew: install it there in editable mode, or describe the environment in an environment.yml"
+        )
+    elif sha256 := (archive.get("hashes") or {}).get("sha256") or str(archive.get("hash", "")).partition("sha256=")[2]:
+        fragment.append(f"sha256={sha256}")
+    return f"{name} @ {url}" + (f"#{'&'.join(fragment)}" if fragment else "")
 
 
 def content(prefix: Path) -> str:
@@ -169,6 +219,9 @@ def requested(prefix: Path) -> tuple[list[str], list[str], list[str]]:
     """What was asked for when it was made: match specs, channels, and what pip installed, as requirement lines.
 
     The specs are those of conda's history; where it kept none, every package is named with its version.
+
+    Raises:
+        UsageError: pip installed something from a folder or file of this machine.
     """
     asked: dict[str, str] = {}
     for line in _text(prefix / "conda-meta" / "history").splitlines():
@@ -191,9 +244,9 @@ def requested(prefix: Path) -> tuple[list[str], list[str], list[str]]:
     channels = dict.fromkeys(_channel(record) for record in installed)
     linked = {canonicalize_name(name) for name in editable(prefix)}
     lines = [
-        f"{name}=={version}"
-        for name, version, installer in distributions(prefix)
-        if installer != "conda" and canonicalize_name(name) not in linked
+        _line(name, version, folder)
+        for name, version, folder in _distributions(prefix)
+        if _installer(folder) != "conda" and canonicalize_name(name) not in linked
     ]
     return specs, [channel for channel in channels if channel], lines
 

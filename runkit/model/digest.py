@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-_files: dict[tuple[str, int, int, int], str] = {}
+_files: dict[tuple[str, str, int, int, int], str] = {}
 
 
 def digest(value: Any) -> str:
@@ -17,12 +17,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def file_digest(path: str | Path) -> str:
-    """The SHA-256, in hex, of a file's bytes; remembered for as long as its size, time and inode stay."""
+def file_digest(path: str | Path, kind: str = "sha256") -> str:
+    """The SHA-256, or another hash of hashlib's, in hex, of a file's bytes; remembered while its size, time and inode stay."""
     info = os.stat(path)
-    key = (os.fspath(path), info.st_size, info.st_mtime_ns, info.st_ino)
+    key = (kind, os.fspath(path), info.st_size, info.st_mtime_ns, info.st_ino)
     if key not in _files:
-        hasher = hashlib.sha256()
+        hasher = hashlib.new(kind)
         with open(path, "rb") as file:
             while chunk := file.read(1 << 20):
                 hasher.update(chunk)

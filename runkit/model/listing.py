@@ -26,6 +26,9 @@ _GIT_VARIABLES = frozenset(
         *("PREFIX", "SHALLOW_FILE", "COMMON_DIR"),
     )
 )
+WHOLE = ".runkit-whole"
+"""A file of this name beside a folder says that all of the folder is sent: what came out of an archive was chosen before."""
+
 # A folder that is a project and a virtual environment at once (`python -m venv .`): these belong to the environment.
 _VENV_PARTS = (b"bin/", b"include/", b"lib/python", b"lib64", b"pyvenv.cfg", b"conda-meta/")
 
@@ -184,6 +187,8 @@ def unreadable(path: bytes, error: OSError) -> RootError:
 
 def _names(folder: bytes) -> Iterable[bytes]:
     """The paths below a folder that are sent; one that is a folder is a repository of its own."""
+    if os.path.lexists(os.path.dirname(folder) + b"/" + encode(WHOLE)):
+        return _everything(folder)
     if _repository(folder) is not None:
         listed = _git_names(folder)
         if listed is not None:
@@ -286,6 +291,13 @@ def _moved(rules: gitignore.Rules, below: bytes) -> gitignore.Rules:
 
 def _is_venv(folder: bytes) -> bool:
     return os.path.lexists(folder + b"/pyvenv.cfg") or os.path.lexists(folder + b"/conda-meta")
+
+
+def _everything(top: bytes) -> Iterator[bytes]:
+    for folder, folders, files in os.walk(top):
+        folders[:] = [name for name in folders if name != b"__pycache__"]
+        links = [name for name in folders if os.path.islink(folder + b"/" + name)]
+        yield from (os.path.relpath(folder + b"/" + name, top) for name in (*files, *links))
 
 
 def _walk(top: bytes, outer: list[gitignore.Rules]) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ mean is uv's to say. Only what points into this machine's file system is replace
 from __future__ import annotations
 
 import codecs
+import hashlib
 import platform
 import re
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from packaging.markers import InvalidMarker, Marker
+from packaging.requirements import InvalidRequirement, Requirement
 
 from runkit.errors import UsageError
 from runkit.model import storage
@@ -35,6 +37,7 @@ _OPTION = re.compile(
 )
 _LOCAL_URL = re.compile(r"(?P<name>[^\s@/]+?)\s*@\s*(?P<path>(?:file:)?(?!\w+(?:\+\w+)?://)\S.*)", re.DOTALL)
 _HASH = re.compile(r"\s--hash[=\s]\s*(\w+):([0-9A-Fa-f]+)")
+_HASHES = {kind for kind in hashlib.algorithms_guaranteed if not kind.startswith("shake")}
 FILE = "@file/"
 """A line that starts so names a file of this machine by its content: `@file/<sha256>/<file name>[extras] ; marker`."""
 
@@ -182,7 +185,9 @@ class _Reader:
             return
         named = None if option else _LOCAL_URL.fullmatch(whole)
         if named or (not option and is_path(whole)):
-            hashes = {value.lower() for kind, value in _HASH.findall(whole) if kind == "sha256"}
+            hashes = {(kind.lower(), value.lower()) for kind, value in _HASH.findall(whole)}
+            if unknown := {kind for kind, _ in hashes} - _HASHES:
+                raise UsageError(f"{origin}: {', '.join(unknown)} is no kind of hash that can be checked")
             path, extras, marker = split_path(_HASH.sub("", named["path"] if named else whole))
             if named and "[" in named["name"]:
                 extras = split_path(named["name"])[1]
@@ -213,7 +218,7 @@ class _Reader:
         marker: str,
         base: Path,
         origin: str,
-        hashes: Collection[str] = (),
+        hashes: Collection[tuple[str, str]] = (),
         constraint: bool = False,
     ) -> None:
         found = _find(path or ".", base)
@@ -250,14 +255,14 @@ class _Reader:
         extras: tuple[str, ...],
         marker: str,
         origin: str,
-        hashes: Collection[str],
+        hashes: Collection[tuple[str, str]],
         constraint: bool,
     ) -> None:
         try:
             sha256 = file_digest(path)
         except OSError as error:
             raise UsageError(f"{origin}: {path} cannot be read: {error}") from error
-        if hashes and sha256 not in hashes:
+        if hashes and not any(file_digest(path, kind) == value for kind, value in hashes):
             raise UsageError(f"{origin}: {path} has the SHA-256 {sha256}, which its --hash does not allow")
         self._files[sha256] = str(path)
         line = f"{FILE}{sha256}/{path.name}" + (f"[{','.join(extras)}]" if extras else "")
@@ -301,11 +306,12 @@ class _Reader:
         wanted += [line for extra in extras for line in optional[_normal(extra)]]
         own = _normal(project.get("name", ""))
         for line in wanted:
-            inner = re.fullmatch(r"([A-Za-z0-9._-]+)\s*\[([^\]]*)\]\s*", line)
-            if inner and _normal(inner[1]) == own:  # "pkg[all]" that lists further extras of its own
-                self._project(path, tuple(x.strip() for x in inner[2].split(",")), with_dependencies=False)
-            else:
+            inner = _requirement(line)
+            if inner is None or _normal(inner.name) != own:
                 self._line(line, path, str(file), constraint=False)
+            # "pkg[all]" that lists further extras of its own: no index is asked for the folder itself.
+            elif inner.marker is None or self._applies(str(inner.marker), str(file)):
+                self._project(path, tuple(sorted(inner.extras)), with_dependencies=False)
         if with_dependencies and "dependencies" in project.get("dynamic", []):
             self._dynamic(path, content)
 
@@ -318,6 +324,13 @@ class _Reader:
             self._notes[f"{path}: its pyproject.toml computes the dependencies; list them in a requirements.txt"] = None
         for name in files:
             self.file(path / name)
+
+
+def _requirement(line: str) -> Requirement | None:
+    try:
+        return Requirement(line)
+    except InvalidRequirement:  # uv says what is wrong with it
+        return None
 
 
 def _decoded(data: bytes) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import re
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def put(kind: str, path: Path, url: str) -> str:
 
 
 def fetch(address: str) -> tuple[str, Path]:
-    """Bring a stored package here, once; it is kept by its digest.
+    """Bring a stored package here, once; it is kept by its digest, and brought again if what is kept was changed.
 
     Returns:
         Its kind ("folder", "file" or "requirements") and where it lies.
@@ -110,7 +111,9 @@ def fetch(address: str) -> tuple[str, Path]:
     file, is_folder = found["file"], found["file"].endswith(FOLDER)
     kept = places.home() / "stored" / found["sha256"] / (file.removesuffix(FOLDER) if is_folder else file)
     kind = "folder" if is_folder else "requirements" if file.endswith((".txt", ".in")) else "file"
-    if kept.exists():
+    if is_folder and _is_whole(kept):
+        return kind, kept
+    if not is_folder and kept.is_file() and file_digest(kept) == found["sha256"]:
         return kind, kept
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=kept.parent) as scratch:
@@ -122,10 +125,35 @@ def fetch(address: str) -> tuple[str, Path]:
                 raise ResolutionFailed(f"{address}: there is no such file in the storage") from error
         if (sha256 := file_digest(partial)) != found["sha256"]:
             raise InstallFailed(f"{address} is not what its address says: its SHA-256 is {sha256}")
-        if is_folder:
-            partial = _unpack(partial, Path(scratch) / "folder")
+        if not is_folder:
+            partial.replace(kept)
+            return kind, kept
+        partial, note = _unpack(partial, Path(scratch) / "folder"), Path(scratch) / listing.WHOLE
+        note.touch()
+        note.write_text(json.dumps(_state(partial)))
+        note.replace(kept.parent / listing.WHOLE)
+        if _is_whole(kept):  # another process brought it
+            return kind, kept
+        with suppress(FileNotFoundError):
+            kept.rename(Path(scratch) / "changed")
         _rename(partial, kept)
     return kind, kept
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether an unpacked folder is what it was when it was unpacked."""
+    try:
+        noted = json.loads((folder.parent / listing.WHOLE).read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(folder.is_dir() and _state(folder) == noted)
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    """What tells whether a folder was changed: sizes, times and permissions of its files, and where its links point."""
+    found = listing.collect(folder, _LIMIT)
+    files = {path: [info.st_size, info.st_mtime_ns, info.st_mode] for path, (_, info) in found.files.items()}
+    return {**files, **found.links}
 
 
 def _refuse_login(url: str) -> None:

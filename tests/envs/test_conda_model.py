@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 import runkit as rk
 from runkit.client import conda
+from runkit.client.lock import Artifact
+from runkit.model import conda_local
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +145,64 @@ def test_channels_are_addresses(nobodys_settings: Path) -> None:
     assert found["priority"] == "strict"
     assert asked({"channels": ["defaults"]}, name="e")["channels"] == ["https://mirror.example.org/main"]
     assert asked({"channels": ["./local"]}, name="e")["channels"] == [(nobodys_settings.parent / "local").as_uri()]
+
+
+def test_what_pip_installed_comes_again_from_where_pip_had_it(tmp_path: Path) -> None:
+    site = tmp_path / "lib" / "python3.11" / "site-packages"
+    (tmp_path / "conda-meta").mkdir()
+    (tmp_path / "conda-meta" / "history").write_text("# update specs: ['python=3.11']\n")
+    vcs = {"vcs": "git", "commit_id": "a" * 40}
+    for name, origin in {
+        "plain": None,
+        "secret": {"url": "https://me:hunter2@git.example.org/r", "vcs_info": vcs, "subdirectory": "sub"},
+        "sent": {"url": "https://example.org/sent.zip", "archive_info": {"hash": f"sha256={'0' * 64}"}},
+        "linked": {"url": tmp_path.as_uri(), "dir_info": {"editable": True}},
+    }.items():
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n\n")
+        (info / "INSTALLER").write_text("pip\n")
+        if origin:
+            (info / "direct_url.json").write_text(json.dumps(origin))
+    (site / "empty.egg-link").touch()
+    assert conda_local.requested(tmp_path)[2] == [
+        "plain==1.0",
+        f"secret @ git+https://git.example.org/r@{'a' * 40}#subdirectory=sub",
+        f"sent @ https://example.org/sent.zip#sha256={'0' * 64}",
+    ]
+    built = {"url": (tmp_path / "built").as_uri(), "dir_info": {}}
+    (site / "plain-1.0.dist-info" / "direct_url.json").write_text(json.dumps(built))
+    with pytest.raises(rk.errors.UsageError, match="plain was installed from .*/built by pip"):
+        conda_local.requested(tmp_path)
+
+
+def test_settings_of_the_installation_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, home = tmp_path / "root", tmp_path / "home"
+    for name in ("CONDARC", "CONDA_PREFIX", "CONDA_EXE", "MAMBA_EXE", "MAMBA_ROOT_PREFIX", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("CONDA_ROOT", str(root))
+    (root / "condarc.d").mkdir(parents=True)
+    home.mkdir()
+    (root / ".condarc").write_text("channels: [https://example.org/ours]\n")
+    assert asked(name="e")["channels"] == ["https://example.org/ours"]
+    (root / "condarc.d" / "a.yml").write_text("channels: [https://example.org/part]\nchannel_priority: strict\n")
+    assert asked(name="e")["channels"] == ["https://example.org/part"]
+    (home / ".condarc").write_text("channels: [https://example.org/mine]\n")
+    found = asked(name="e")
+    assert (found["channels"], found["priority"]) == (["https://example.org/mine"], "strict")
+    (root / ".condarc").write_text("channels: [https://example.org/active]\n")
+    monkeypatch.setenv("CONDA_PREFIX", str(root))
+    assert asked(name="e")["channels"] == ["https://example.org/part"]
+
+
+def test_a_wrong_file_of_a_channel_in_a_folder_is_left_there(tmp_path: Path) -> None:
+    own = tmp_path / "x.conda"
+    for url, stays in ((None, True), ("https://example.org/x.conda", False)):
+        own.write_text("x")
+        with pytest.raises(rk.errors.InstallFailed, match="MD5"):
+            conda._check_md5(Artifact("x.conda", "s", url, str(own)), {"md5": "0" * 32})
+        assert own.exists() == stays
 
 
 def test_the_name_does_not_change_what_is_solved() -> None:

@@ -190,7 +190,8 @@ def test_folders_bring_their_requirements(here: Path) -> None:
         (here / name).mkdir()
     (here / "listed" / "requirements.txt").write_text("apple\n-e ../stated[x]\n")
     (here / "stated" / "pyproject.toml").write_text(
-        '[project]\nname = "stated"\ndependencies = ["pear"]\n[project.optional-dependencies]\nx = ["stated[y]"]\ny = ["plum"]\n'
+        '[project]\nname = "stated"\ndependencies = ["pear"]\n[project.optional-dependencies]\nx = ["stated[y] ; python_version > \'3\'"]\n'
+        'y = ["Stated[w]; python_version < \'3\'", "stated [v]>=1", "stated"]\nv = ["plum"]\nw = ["grape"]\n'
     )
     (here / "computed" / "pyproject.toml").write_text('[project]\nname = "c"\ndynamic = ["dependencies"]\n')
     (here / "file" / "pyproject.toml").write_text(

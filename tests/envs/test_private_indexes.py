@@ -13,7 +13,7 @@ from internet import internet
 from packages import BACKEND, Index, index, wheel
 
 from runkit.client.deploy import Deployer
-from runkit.client.pip_settings import pip_settings
+from runkit.client.pip_settings import for_uv, pip_settings
 from runkit.client.uvtool import index_settings, uv_binary
 from runkit.errors import EnvError, ResolutionFailed, UsageError
 from runkit.model.env import env
@@ -173,6 +173,7 @@ def test_pip_conf_files_override_each_other_as_in_pip(private: Index, tmp_path: 
     assert url() == "http://user/simple"
     assert url(VIRTUAL_ENV=str(venv)) == "http://site/simple"
     assert url(PIP_INDEX_URL="http://variable/") == "http://variable/"
+    assert url(PIP_INDEX_URL="") == "http://user/simple"
     assert url(PIP_CONFIG_FILE="/dev/null") is None
     assert pip_settings(base)["extra-index-url"].split() == ["http://a/", "http://b/"]
     (home / ".config" / "pip" / "pip.conf").unlink()
@@ -182,6 +183,12 @@ def test_pip_conf_files_override_each_other_as_in_pip(private: Index, tmp_path: 
     named.write_text("index-url\n")
     with pytest.raises(UsageError, match="named.conf"):
         url(PIP_CONFIG_FILE=str(named))
+
+
+def test_a_relative_certificate_is_one_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    variables, _ = for_uv([], environment={"PIP_CERT": "ca.pem", "HOME": str(tmp_path)})
+    assert variables["SSL_CERT_FILE"] == str(tmp_path / "ca.pem")
 
 
 @pytest.mark.parametrize("way", ["user name", "always", "pip", "host"])

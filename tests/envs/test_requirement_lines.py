@@ -102,6 +102,7 @@ def test_hashes(here: Path, shop: Index, target: Platform, tmp_path: Path) -> No
         f"{url} --hash=sha256:{right}",
         f"apple @ {url}#sha256={right}",
         f"./{own.name} --hash=sha256:{sha(own)}",
+        f"./{own.name} --hash=sha256:{wrong} --hash=sha512:{hashlib.sha512(own.read_bytes()).hexdigest()}",
     ):
         assert len(locked(f"--require-hashes\n{line}\n", here, target)) == 1
     for line in (f"apple==1.0 --hash=sha256:{wrong}", f"{url} --hash=sha256:{wrong}"):
@@ -110,8 +111,11 @@ def test_hashes(here: Path, shop: Index, target: Platform, tmp_path: Path) -> No
     (here / "limits.txt").write_text(f"apple==1.0 --hash=sha256:{wrong}\n")
     with pytest.raises(ResolutionFailed, match="hash"):
         locked("-c limits.txt\napple\n", here, target)
-    with pytest.raises(UsageError, match="--hash does not allow"):
-        locked(f"./{own.name} --hash=sha256:{wrong}\n", here, target)
+    for kind in ("sha256", "sha512", "md5"):
+        with pytest.raises(UsageError, match="--hash does not allow"):
+            locked(f"./{own.name} --hash={kind}:{wrong}\n", here, target)
+    with pytest.raises(UsageError, match="crc32 is no kind of hash"):
+        locked(f"./{own.name} --hash=crc32:{wrong}\n", here, target)
     with pytest.raises(UsageError, match="sha256"):
         locked(f"apple --hash=sha512:{wrong}{wrong}\n", here, target)
     with pytest.raises(ResolutionFailed, match="have none: apple"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from storage import S3, s3
 from runkit.client.asked import SyncedRoot
 from runkit.client.deploy import Deployer
 from runkit.errors import FetchFailed, InstallFailed, LoginRefused, ResolutionFailed, UsageError
+from runkit.model import listing
 from runkit.model.env import env
 from runkit.model.package import Package
 from tests.hosts import Host as SshHost
@@ -101,6 +103,32 @@ def test_what_is_here_is_not_fetched_again(logged_in: S3, tmp_path: Path, monkey
     lines = env(reqs=[stored]).requirements().lines
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert env(reqs=[stored]).requirements().lines == lines
+
+
+def test_all_of_a_stored_folder_is_sent_and_only_what_was_stored(tmp_path: Path) -> None:
+    folder = project(tmp_path / "kitchen")
+    git = ["git", "-C", str(folder)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", "--force", "."], check=True)  # a tracked file is sent, whatever .gitignore says
+    (folder / "link").symlink_to("sub")
+    stored = Package.from_string(str(folder)).to((tmp_path / "share").as_uri())
+    asked = env("e", [stored])
+    (there,) = map(Path, asked.local_folders())
+    (there / "__pycache__").mkdir()
+    (there / "__pycache__" / "recipe.pyc").touch()
+    sent = listing.collect(there, 1 << 20)
+    assert {**sent.files, **sent.links}.keys() == {
+        ".gitignore", "big.log", "link", "link.py", "recipe.py", "requirements.txt", "sub/oven.py", "sub/run.sh"}  # fmt: skip
+    (there / "recipe.py").write_text("SAYS = 'cold'\n")
+    assert asked.local_folders() == [str(there)]
+    assert "cold" not in (there / "recipe.py").read_text()
+    (there / "further.py").touch()
+    assert asked.local_folders() == [str(there)]
+    assert not (there / "further.py").exists()
+    own = Package.from_string(str(wheel(tmp_path, "quince", "1.0"))).to((tmp_path / "share").as_uri())
+    (path,) = env(reqs=[own]).requirements().files.values()
+    Path(path).write_text("")
+    assert env(reqs=[own]).requirements().files.keys() == {str(own).split("/")[-2]}
 
 
 def test_another_content_has_another_address(logged_in: S3, tmp_path: Path) -> None:
