@@ -7,11 +7,13 @@ as it runs. Whoever belongs to the env can ask for them later, over a UNIX socke
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -20,12 +22,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from runkit.errors import UsageError
 from runkit.model.secret import ARRIVED, INDEX
 from runkit.wire import places
 
 _MEMORY = "/dev/shm"
 _SHORTEST = 6
 """Values of fewer letters are not looked for in what a set-up prints: they would be found anywhere."""
+
+_LOOK_SECONDS = 2.0
+"""How often it is looked whether the files are there: a system may empty its memory folder when the user logs out."""
 
 _WORDS = re.compile(rb"""[^\s"',;=]{16,}""")
 
@@ -104,11 +110,13 @@ class Secrets:
     def told(self) -> dict[str, Any]:
         """What the worker is told: {variables, missing: names of those whose values are gone}."""
         with self._lock:
+            self._mend()
             return {"variables": self._variables(), "missing": sorted(set(self._wanted) - set(self._held))}
 
     def variables(self) -> dict[str, str]:
         """The environment variables that they come as, those that point to files among them."""
         with self._lock:
+            self._mend()
             return self._variables()
 
     def blot(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -148,25 +156,50 @@ class Secrets:
 
     # -- files
 
-    def _write(self) -> None:
+    def _files(self) -> dict[str, bytes]:
+        """What is in the folder, by the path in it."""
         files = {INDEX: json.dumps(self._index()).encode()}
         for name, secret in self._held.items():
             files.update({f"{name}/{file['name']}": base64.b64decode(file["content"]) for file in secret["files"]})
+        return files
+
+    def _write(self) -> None:
+        files = self._files()
         memory_folder(self._folder.parent)
         places.private(self._folder)
         for path, content in files.items():
-            target = self._folder / path
-            places.private(target.parent)
-            partial = target.with_name(f".{target.name}.partial")
-            with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(content)
-            partial.replace(target)
+            self._write_one(path, content)
         for found in [*self._folder.rglob("*")]:
             if not found.is_dir() and str(found.relative_to(self._folder)) not in files:
                 found.unlink()
         for folder in self._folder.iterdir():
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+    def _write_one(self, path: str, content: bytes) -> None:
+        target = self._folder / path
+        places.private(target.parent)
+        partial = target.with_name(f".{target.name}.{os.urandom(8).hex()}.partial")
+        # A file of our own making, whoever else may have written something there.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        try:
+            with open(os.open(partial, flags, 0o600), "wb") as file:
+                file.write(content)
+            partial.replace(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def _mend(self) -> None:
+        """Have the files that have vanished again; those that nobody can write now are tried at the next look."""
+        if not self._held:
+            return
+        with suppress(OSError, UsageError):
+            memory_folder(self._folder.parent)
+            places.private(self._folder)
+            for path, content in self._files().items():
+                if not os.path.lexists(self._folder / path):
+                    self._write_one(path, content)
 
     def _index(self) -> dict[str, Any]:
         return {
@@ -188,6 +221,7 @@ class Secrets:
         listener.bind(self._socket_path)  # in a folder that only this user can enter
         os.chmod(self._socket_path, 0o600)
         listener.listen(64)
+        listener.settimeout(_LOOK_SECONDS)
         self._listener, self.socket = listener, self._socket_path
         threading.Thread(target=self._answer, args=(listener,), name="runkit-secrets", daemon=True).start()
 
@@ -195,6 +229,10 @@ class Secrets:
         while True:
             try:
                 asker, _ = listener.accept()
+            except TimeoutError:
+                with self._lock:
+                    self._mend()
+                continue
             except OSError:
                 return
             with asker, suppress(OSError):
@@ -204,19 +242,29 @@ class Secrets:
 
 def memory_folder(path: Path) -> None:
     """Make a folder of this user alone at `path`, or a link there to one that lies in memory."""
-    if path.is_dir():
-        return
-    if path.is_symlink():  # memory was emptied
-        path.unlink(missing_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "ab") as file:  # other envs do the same
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if path.is_symlink():
+            if _is_own(os.readlink(path)):
+                return
+            path.unlink()  # memory was emptied; what has that name by now may be anybody's
+        elif path.is_dir():
+            return
+        try:
+            made = tempfile.mkdtemp(prefix=f"runkit-{os.getuid()}-", dir=_MEMORY)  # 0700
+        except OSError:
+            path.mkdir(mode=0o700)
+        else:
+            path.symlink_to(made)
+
+
+def _is_own(folder: str) -> bool:
+    """Whether it is a folder, and nobody but this user can enter it."""
     try:
-        made = tempfile.mkdtemp(prefix=f"runkit-{os.getuid()}-", dir=_MEMORY)  # 0700
+        info = os.lstat(folder)
     except OSError:
-        path.mkdir(mode=0o700, exist_ok=True)
-        return
-    try:
-        path.symlink_to(made)
-    except FileExistsError:  # another env was faster
-        os.rmdir(made)
+        return False
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not stat.S_IMODE(info.st_mode) & 0o077
 
 
 def remove_all(runtime: Path) -> None:

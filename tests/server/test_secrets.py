@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,30 @@ def test_a_malformed_one_is_refused_unseen(server: Server, changes: dict[str, An
     assert "v4lue" not in str(caught.value)
     with pytest.raises(UsageError, match="'a/b' cannot be the name of a secret"):
         list(server.api.events("PUT", "/v1/envs/bad", plan("bad", secrets={"a/b": secret()})))
+
+
+def test_files_that_vanish_come_back_and_go_to_nobody_else(tmp_path: Path) -> None:
+    """As where the system empties the memory folder at a log-out, and somebody else makes a folder of that name."""
+    secrets = Secrets(str(tmp_path), "env", str(tmp_path / "secrets.sock"))
+    secrets.take({"s": "1"}, [{"name": "s", **secret()}])
+    try:
+        file = Path(secrets.variables()["KEY_FILE"])
+        folder = (tmp_path / "secrets").resolve()
+        shutil.rmtree(folder)
+        folder.mkdir()
+        folder.chmod(0o777)
+        eventually(file.exists)
+        assert file.read_text() == VALUE
+        assert (tmp_path / "secrets").resolve() != folder
+        assert list(folder.iterdir()) == []
+        folder.rmdir()
+        file.unlink()
+        secrets.told()  # what a worker is started with
+        assert file.read_text() == VALUE
+    finally:
+        secrets.clear()
+        remove_all(tmp_path)
+    assert not os.path.lexists(tmp_path / "secrets")
 
 
 def test_tasks_of_ray_ask_for_them(tmp_path: Path) -> None:
