@@ -16,8 +16,8 @@ import socket
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -56,6 +56,7 @@ class Secrets:
         self._lock = threading.Lock()
         self._wanted: dict[str, str] = {}
         self._held: dict[str, dict[str, Any]] = {}
+        self._coming: dict[str, dict[str, Any]] = {}  # those of a build that goes on beside the running worker
         self._shown: re.Pattern[str] | None = None  # the values, as text that a set-up may print
 
     # -- what comes and goes
@@ -82,13 +83,37 @@ class Secrets:
 
     def _put(self, wanted: Mapping[str, str], given: Iterable[Mapping[str, Any]]) -> None:
         self._wanted, self._held = dict(wanted), {secret["name"]: dict(secret) for secret in given}
+        self._coming = {}
+        self._renew()
+        if self._held:
+            self._serve()
+
+    def _renew(self) -> None:
         needles = sorted(set(self._needles()), key=len, reverse=True)
         self._shown = re.compile("|".join(map(re.escape, needles))) if needles else None
-        if self._held:
+        if self._held or self._coming:
             self._write()
-            self._serve()
         else:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    @contextmanager
+    def coming(self, given: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
+        """Have secrets for a build, until they are taken or the `with` ends; gives the variables they come as.
+
+        The running worker keeps its own meanwhile. Its files stay; where one of the same name is to change, it is the new one at
+        once, as what a set-up command notes of its path has to hold later as well.
+        """
+        with self._lock:
+            self._coming = {secret["name"]: dict(secret) for secret in given}
+            self._renew()
+            variables = self._variables(self._coming)
+        try:
+            yield variables
+        finally:
+            with self._lock:
+                if self._coming:
+                    self._coming = {}
+                    self._renew()
 
     def clear(self) -> None:
         """Forget all of it; nothing is left of the files."""
@@ -111,13 +136,13 @@ class Secrets:
         """What the worker is told: {variables, missing: names of those whose values are gone}."""
         with self._lock:
             self._mend()
-            return {"variables": self._variables(), "missing": sorted(set(self._wanted) - set(self._held))}
+            return {"variables": self._variables(self._held), "missing": sorted(set(self._wanted) - set(self._held))}
 
     def variables(self) -> dict[str, str]:
         """The environment variables that they come as, those that point to files among them."""
         with self._lock:
             self._mend()
-            return self._variables()
+            return self._variables(self._held)
 
     def blot(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
         """A function that gives an event of a set-up without the present values, where a command has printed one."""
@@ -131,7 +156,7 @@ class Secrets:
         return lambda event: {key: clean(value) if key in ("log", "error") else value for key, value in event.items()}
 
     def _needles(self) -> Iterable[str]:
-        for secret in self._held.values():
+        for secret in (*self._held.values(), *self._coming.values()):
             for value in secret["variables"].values():
                 in_url = quote(value, safe="", errors="surrogateescape")
                 yield from (part for part in (value, *value.splitlines(), in_url) if len(part) >= _SHORTEST)
@@ -139,9 +164,9 @@ class Secrets:
                 for word in _WORDS.findall(base64.b64decode(file["content"])):
                     yield word.decode(errors="replace")
 
-    def _variables(self) -> dict[str, str]:
-        found: dict[str, str] = {ARRIVED: str(self._folder)} if self._held else {}
-        for name, secret in self._held.items():
+    def _variables(self, secrets: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+        found: dict[str, str] = {ARRIVED: str(self._folder)} if secrets else {}
+        for name, secret in secrets.items():
             found.update(secret["settings"])
             found.update(secret["variables"])
             pointed: dict[str, list[str]] = {}
@@ -159,7 +184,7 @@ class Secrets:
     def _files(self) -> dict[str, bytes]:
         """What is in the folder, by the path in it."""
         files = {INDEX: json.dumps(self._index()).encode()}
-        for name, secret in self._held.items():
+        for name, secret in (*self._held.items(), *self._coming.items()):
             files.update({f"{name}/{file['name']}": base64.b64decode(file["content"]) for file in secret["files"]})
         return files
 
@@ -192,7 +217,7 @@ class Secrets:
 
     def _mend(self) -> None:
         """Have the files that have vanished again; those that nobody can write now are tried at the next look."""
-        if not self._held:
+        if not (self._held or self._coming):
             return
         with suppress(OSError, UsageError):
             memory_folder(self._folder.parent)
@@ -207,7 +232,7 @@ class Secrets:
                 "variables": list(secret["variables"]),
                 "files": [str(self._folder / name / file["name"]) for file in secret["files"]],
             }
-            for name, secret in self._held.items()
+            for name, secret in {**self._coming, **self._held}.items()
         }
 
     # -- asking

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,26 @@ def test_what_dies_comes_back_with_them(server: Server) -> None:
     assert held(server) == [VALUE, "mars", VALUE]
     server.api.json("DELETE", "/v1/envs/held")
     assert list((server.runtime / "secrets").iterdir()) == []
+
+
+def test_a_build_changes_nothing_for_the_running_worker(server: Server, tmp_path: Path) -> None:
+    wanted = plan("held", secrets={"s": secret()})
+    assert "done" in list(server.api.events("PUT", "/v1/envs/held", wanted))[-1]
+    going, go_on = tmp_path / "going", tmp_path / "go-on"
+    wait = f"test $NEW = other-{VALUE[:6]} && touch {going}; while ! test -e {go_on}; do sleep 0.05; done; exit 3"
+    other = {"fingerprint": "2", "variables": {"NEW": f"other-{VALUE[:6]}"}, "settings": {}, "files": []}
+    wanted = plan("held", request="2", build="test-later", setup_cmds=[wait], secrets={"t": other})
+    events = server.api.events("PUT", "/v1/envs/held", wanted)
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(list, events)
+        try:
+            eventually(going.exists)
+            assert held(server) == [VALUE, "mars", VALUE]
+        finally:
+            go_on.touch()
+        assert "exit code 3" in str(done.result()[-1]["error"])
+    assert held(server) == [VALUE, "mars", VALUE]
+    server.api.json("DELETE", "/v1/envs/held")
 
 
 @pytest.mark.parametrize(
