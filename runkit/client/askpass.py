@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from runkit.errors import RunkitError, UsageError
+from runkit.model.passed_on import environment
 from runkit.model.secret import Secret
 from runkit.wire import places
 
@@ -86,7 +87,8 @@ class Askpass:
 
     Attributes:
         variables: what git's environment needs for it.
-        settings: arguments for git: the user's own credential helpers stay out of it, for these servers.
+        settings: settings for git, as names and values: the user's own credential helpers stay out of it, for these servers.
+            They would be given the token to keep.
         refusal: why a token could not be read, once git has asked for it.
     """
 
@@ -95,12 +97,12 @@ class Askpass:
         self._values: set[str] = set()
         self._stack = contextlib.ExitStack()
         self.variables: dict[str, str] = {}
-        self.settings: list[str] = []
+        self.settings: list[tuple[str, str]] = []
         self.refusal: Exception | None = None
         for login in self._logins.values():
-            self.settings += ["-c", f"credential.{login.address}.helper="]
+            self.settings.append((f"credential.{login.address}.helper", ""))
             # With this, newer gits do not try what stands in ~/.netrc first.
-            self.settings += ["-c", f"http.{login.address}/.proactiveAuth=basic"]
+            self.settings.append((f"http.{login.address}/.proactiveAuth", "basic"))
 
     def __enter__(self) -> Askpass:
         if self._logins:
@@ -111,6 +113,17 @@ class Askpass:
 
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
+
+    def for_others(self) -> dict[str, str]:
+        """Variables and settings together, for a git that another program runs: its arguments are not ours to choose."""
+        given = environment().get("GIT_CONFIG_COUNT", "")
+        first = int(given) if given.isdecimal() else 0  # those of the user's own stay
+        found = dict(self.variables)
+        for number, (name, value) in enumerate(self.settings, first):
+            found.update({f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value})
+        if self.settings:
+            found["GIT_CONFIG_COUNT"] = str(first + len(self.settings))
+        return found
 
     def without_values(self, text: str) -> str:
         """The text without the values that were given out, should git or a server have repeated one."""

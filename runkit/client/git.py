@@ -130,7 +130,7 @@ class Git:
     def answering(self) -> Iterator[dict[str, str]]:
         """Variables under which another program's git, such as uv's, gets the same answers."""
         with Askpass(self._logins.values()) as asked:
-            yield asked.variables
+            yield asked.for_others()
 
     # -- revisions
 
@@ -299,7 +299,7 @@ class Git:
         if asked:
             variables.update(asked.variables)
         settings = ["-c", f"core.hooksPath={os.devnull}", "-c", "http.lowSpeedLimit=100", "-c", "http.lowSpeedTime=60"]
-        settings += asked.settings if asked else []
+        settings += [part for name, value in (asked.settings if asked else ()) for part in ("-c", f"{name}={value}")]
         if not {"GIT_SSH", "GIT_SSH_COMMAND"} & set(variables) and not _has_ssh_command(variables):
             variables["GIT_SSH_COMMAND"] = "ssh -oBatchMode=yes -oConnectTimeout=20"
         try:

@@ -32,6 +32,7 @@ def run(
         InstallTimeout: the current set-up has no time left.
     """
     said: list[str] = []
+    mark = programs.new_mark()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as into:
         into.write(given.encode())
         into.seek(0)
@@ -39,7 +40,7 @@ def run(
         process = subprocess.Popen(
             arguments,
             cwd=cwd,
-            env=environment() if env is None else env,
+            env={**(environment() if env is None else env), programs.MARK: mark},
             stdin=into,
             stdout=out,
             stderr=subprocess.PIPE,
@@ -52,7 +53,7 @@ def run(
                 if hear:
                     hear(line)
         except BaseException:
-            programs.end(process)
+            programs.end(process, mark)
             raise
         out.seek(0)
         return subprocess.CompletedProcess(

@@ -32,7 +32,7 @@ def gather(secrets: Sequence[Secret]) -> dict[str, Material]:
     if len(lacking) == 1:
         raise lacking[0]
     if lacking:
-        raise SecretNotFound("\n".join(map(str, lacking))) from lacking[0].__cause__
+        raise SecretNotFound("\n".join(map(str, lacking)))
     return found
 
 

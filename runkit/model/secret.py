@@ -194,7 +194,7 @@ class Secret:
         try:
             material = self._read()
         except UsageError as error:
-            raise self._not_found(str(error)) from error.__cause__
+            raise self._not_found(str(error)) from None
         except OSError as error:
             raise self._not_found(f"{error.filename or 'its file'} cannot be read: {error.strerror}") from None
         if sum(map(len, material.values().values())) > MOST_BYTES:
@@ -233,12 +233,15 @@ class Secret:
         return material
 
     def _called(self, source: Keyring | _Function) -> Material:
+        raised = ""
         try:
             found = source()
         except UsageError:
             raise
         except Exception as error:
-            raise UsageError(f"{self._where()} raised {type(error).__name__}") from error
+            raised = type(error).__name__
+        if raised:  # out here no error has the other as its context: that may hold the value
+            raise UsageError(f"{self._where()} raised {raised}")
         if found is None:
             raise UsageError(f"{self._where()} gave None")
         if not isinstance(found, (str, bytes)):

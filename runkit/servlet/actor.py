@@ -9,6 +9,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,19 +68,19 @@ class EnvServlet:
             secrets: those of the plan's secrets whose values are known, each an argument of its own: Ray sends small ones with
                 the call, and keeps large ones where they may be written to the disk.
         """
-        yield from self._events("done", self._install, plan, ticket, secrets)
+        yield from self._events("done", plan, ticket, secrets, partial(self._start, plan, secrets))
 
     def build(self, plan: dict[str, Any], ticket: str, *secrets: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Build the env's folder and leave everything else as it is; {"built": …} or {"error": …} last."""
-        yield from self._events("built", lambda *build: self._build(*build).build, plan, ticket, secrets)
+        yield from self._events("built", plan, ticket, secrets, lambda built, emit: built.build)
 
     def _events(
         self,
         last: str,
-        do: Callable[[dict[str, Any], Emit, threading.Event], Any],
         plan: dict[str, Any],
         ticket: str,
         secrets: Sequence[dict[str, Any]],
+        then: Callable[[Built, Emit], Any],
     ) -> Iterator[dict[str, Any]]:
         events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         given_up = self._builds.setdefault(ticket, threading.Event())
@@ -91,16 +92,9 @@ class EnvServlet:
 
         def make() -> Any:
             nonlocal blot
-            before = self._secrets.take(plan.get("secrets") or {}, secrets)
-            blot = self._secrets.blot()
-            made = False
-            try:
-                done = do(plan, put, given_up)
-                made = last == "done"  # what is only built runs nowhere yet
-                return done
-            finally:
-                if not made:
-                    self._secrets.take(*before)
+            with self._secrets.coming(secrets) as variables:
+                blot = self._secrets.blot()
+                return then(self._build(plan, variables, put, given_up), put)
 
         def work() -> None:
             try:
@@ -118,14 +112,14 @@ class EnvServlet:
         while (event := events.get()) is not None:
             yield event
 
-    def _build(self, plan: dict[str, Any], emit: Emit, given_up: threading.Event) -> Built:
+    def _build(self, plan: dict[str, Any], secrets: Mapping[str, str], emit: Emit, given_up: threading.Event) -> Built:
         # What the worker gets, and what the host's own settings say to uv.
         environment = {**_environment(plan.get("compute") or {}, keep=("UV_",)), **self._place["variables"]}
         # Found by this where server and Ray are killed. No env has that name: what a set-up command leaves is no worker's to end.
         environment[MARK] = f"{self._place['mark']}:(build)"
         place = {name: Path(self._place[name]) for name in ("home", "uv")}
         # The set-up commands get the env's variables, and the secrets as well.
-        variables = {**(plan.get("env_vars") or {}), **self._secrets.variables()}
+        variables = {**(plan.get("env_vars") or {}), **secrets}
         new = self._uses.hold(plan["build"])
         try:
             wanted = {**plan, "env_vars": variables}
@@ -142,8 +136,18 @@ class EnvServlet:
         ):
             build.set()
 
-    def _install(self, plan: dict[str, Any], emit: Emit, given_up: threading.Event) -> dict[str, Any]:
-        built = self._build(plan, emit, given_up)
+    def _start(
+        self, plan: dict[str, Any], secrets: Sequence[dict[str, Any]], built: Built, emit: Emit
+    ) -> dict[str, Any]:
+        """Have the env's worker run what was built; the secrets change with it."""
+        before = self._secrets.take(plan.get("secrets") or {}, secrets)
+        try:
+            return self._run(plan, built, emit)
+        except BaseException:
+            self._secrets.take(*before)
+            raise
+
+    def _run(self, plan: dict[str, Any], built: Built, emit: Emit) -> dict[str, Any]:
         spec = self._spec(plan, built)
         keeper = self._keeper
         done = {

@@ -32,6 +32,7 @@ class Runner:
         self.home = home
         self.uv_path = uv
         self.environment = {name: value for name, value in environment.items() if name not in FOREIGN}
+        self._mark = self.environment[programs.MARK] = programs.new_mark()
         self.emit = emit
         self.given_up = given_up
 
@@ -66,10 +67,10 @@ class Runner:
                 lines.append(line)
                 self.emit({"log": line})
         except InstallFailed as error:
-            programs.end(process)
+            programs.end(process, self._mark)
             raise InstallFailed(f"{error}\n" + "\n".join(lines), "\n".join(lines)) from None
         except BaseException:
-            programs.end(process)
+            programs.end(process, self._mark)
             raise
         if process.returncode:
             output = "\n".join(lines)

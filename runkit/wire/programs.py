@@ -7,6 +7,7 @@ import re
 import select
 import signal
 import subprocess
+import time
 from contextlib import suppress
 
 TYPE_CHECKING = False
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 PATIENCE = 2.0
 """How long (seconds) a program that is to end may take for that by itself."""
+
+MARK = "RUNKIT_SET_UP"
+"""Environment variable of what is run for a set-up, so that all of it can be found, in whatever session it is by then."""
 
 ROUND = 0.1
 """How often (seconds) whoever listens looks whether it is to go on."""
@@ -52,10 +56,47 @@ def lines(process: subprocess.Popen[bytes], stream: IO[bytes], go_on: Callable[[
         yield rest.decode(errors="replace")
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a program that has a session of its own, and what it started: first gently, then by force."""
+def new_mark() -> str:
+    """A value for the variable `MARK` that no other process has."""
+    return os.urandom(16).hex()
+
+
+def end(process: subprocess.Popen[bytes], mark: str) -> None:
+    """End a program that has a session of its own, and what it started: first gently, then by force.
+
+    Args:
+        process: the program.
+        mark: the value of `MARK` in its environment; of `new_mark`.
+    """
     for number, patience in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, 5.0)):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with suppress(subprocess.TimeoutExpired):
             process.wait(patience)
+    _sweep(mark)
+
+
+def _sweep(mark: str) -> None:
+    """End what has left the program's session, as daemons do."""
+    told: set[int] = set()
+    forced_at = time.monotonic() + PATIENCE
+    while (found := _marked(mark)) and (now := time.monotonic()) < forced_at + 5.0:
+        for pid in found:
+            if pid not in told or now > forced_at:
+                told.add(pid)
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL if now > forced_at else signal.SIGTERM)
+        time.sleep(0.02)
+
+
+def _marked(mark: str) -> list[int]:
+    """Processes that were started with that mark; none are found on a system without /proc."""
+    found = []
+    with suppress(FileNotFoundError):
+        for name in os.listdir("/proc"):
+            with suppress(OSError):
+                if name.isdigit():
+                    with open(f"/proc/{name}/environ", "rb") as file:
+                        if f"{MARK}={mark}".encode() in file.read().split(b"\0"):
+                            found.append(int(name))
+    return found

@@ -25,8 +25,8 @@ from runkit.wire import problems
 
 
 def endless(folder: Path) -> Path:
-    """A source distribution whose build starts a program and never ends; the program's id is in `pid`, beside it."""
-    command = f"sleep 300 & echo $! > {folder}/begun; mv {folder}/begun {folder}/pid; wait"
+    """A source distribution whose build starts a program in a session of its own and never ends; that one's id is in `pid`, beside it."""
+    command = f"setsid sleep 300 & echo $! > {folder}/begun; mv {folder}/begun {folder}/pid; wait"
     return sdist(folder, "rye", "1.0", body=f"def build_wheel(*folders, **options): os.system({command!r})\n")
 
 

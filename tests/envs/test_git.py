@@ -307,14 +307,24 @@ def test_submodules_come_along(plum: Repository, tmp_path: Path) -> None:
             assert (folder / "inner" / "a.txt").read_text() == "from inside"
 
 
-def test_what_packages_from_git_need_from_git(client: Client, plum: Repository, tmp_path: Path, shop: Index) -> None:
-    """A private package that depends on another one, in a folder of a second repository on the same server."""
+def test_what_packages_from_git_need_from_git(
+    client: Client, plum: Repository, tmp_path: Path, shop: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A private package that depends on another one, in a folder of a second repository on the same server.
+
+    The user's credential helper, which would keep the token, is not told it by uv's git either.
+    """
+    (tmp_path / "gitconfig").write_text(f"[credential]\n\thelper = store --file={tmp_path}/stored\n")
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{plum.bare.parent.as_uri()}/.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "nowhere:")
     jam = Repository(tmp_path / "more", "jam")
     jam.commit({**project("jam", "7.0", ("apple<2",), below="python/"), "README": ""}, "v7")
     jam.bare.rename(plum.bare.parent / "jam.git")
     with serve(plum.bare.parent, password=TOKEN) as server:
         plum.commit(project("plum", "1.0", (f"jam @ git+{server.url}/jam.git@v7#subdirectory=python",)))
         client.send(rk.GitPackage(f"{server.url}/plum.git", token=rk.Secret("t", value=lambda: TOKEN)))
+    assert not (tmp_path / "stored").exists()
     assert client.version("jam") == "7.0"
     assert client.version("apple") == "1.0"
 

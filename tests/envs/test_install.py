@@ -211,7 +211,8 @@ def test_a_background_process_of_a_command_is_not_waited_for(place: Place) -> No
 
 def test_what_is_given_up_ends_with_its_children(place: Place, tmp_path: Path) -> None:
     plan = place.of_lock("b1", resolve(env().requirements(), place.target), set())
-    plan["setup_cmds"] = [f"sleep 60 & echo $! > {tmp_path}/pid; echo started; wait"]
+    own = f"setsid sleep 60 & echo $! > {tmp_path}/own"  # in a session of its own
+    plan["setup_cmds"] = [own, f"sleep 60 & echo $! > {tmp_path}/pid; echo started; wait"]
     given_up = threading.Event()
 
     def see(event: dict[str, Any]) -> None:
@@ -221,14 +222,15 @@ def test_what_is_given_up_ends_with_its_children(place: Place, tmp_path: Path) -
     with pytest.raises(InstallFailed, match="nobody waits for it") as caught:
         place.install(plan, emit=see, given_up=given_up)
     assert caught.value.output == "started"
-    pid = int((tmp_path / "pid").read_text())
-    for _ in range(100):
-        if not Path(f"/proc/{pid}").exists() or "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
-            break
-        time.sleep(0.05)
-    else:
-        os.kill(pid, 9)
-        raise AssertionError("the child lives on")
+    for name in ("pid", "own"):
+        pid = int((tmp_path / name).read_text())
+        for _ in range(100):
+            if not Path(f"/proc/{pid}").exists() or "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
+                break
+            time.sleep(0.05)
+        else:
+            os.kill(pid, 9)
+            raise AssertionError("the child lives on")
     assert not (place.home / "envs" / "b1").exists()
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,26 @@ def test_what_dies_comes_back_with_them(server: Server) -> None:
     assert list((server.runtime / "secrets").iterdir()) == []
 
 
+def test_a_build_changes_nothing_for_the_running_worker(server: Server, tmp_path: Path) -> None:
+    wanted = plan("held", secrets={"s": secret()})
+    assert "done" in list(server.api.events("PUT", "/v1/envs/held", wanted))[-1]
+    going, go_on = tmp_path / "going", tmp_path / "go-on"
+    wait = f"test $NEW = other-{VALUE[:6]} && touch {going}; while ! test -e {go_on}; do sleep 0.05; done; exit 3"
+    other = {"fingerprint": "2", "variables": {"NEW": f"other-{VALUE[:6]}"}, "settings": {}, "files": []}
+    wanted = plan("held", request="2", build="test-later", setup_cmds=[wait], secrets={"t": other})
+    events = server.api.events("PUT", "/v1/envs/held", wanted)
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(list, events)
+        try:
+            eventually(going.exists)
+            assert held(server) == [VALUE, "mars", VALUE]
+        finally:
+            go_on.touch()
+        assert "exit code 3" in str(done.result()[-1]["error"])
+    assert held(server) == [VALUE, "mars", VALUE]
+    server.api.json("DELETE", "/v1/envs/held")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -86,6 +108,30 @@ def test_a_malformed_one_is_refused_unseen(server: Server, changes: dict[str, An
     assert "v4lue" not in str(caught.value)
     with pytest.raises(UsageError, match="'a/b' cannot be the name of a secret"):
         list(server.api.events("PUT", "/v1/envs/bad", plan("bad", secrets={"a/b": secret()})))
+
+
+def test_files_that_vanish_come_back_and_go_to_nobody_else(tmp_path: Path) -> None:
+    """As where the system empties the memory folder at a log-out, and somebody else makes a folder of that name."""
+    secrets = Secrets(str(tmp_path), "env", str(tmp_path / "secrets.sock"))
+    secrets.take({"s": "1"}, [{"name": "s", **secret()}])
+    try:
+        file = Path(secrets.variables()["KEY_FILE"])
+        folder = (tmp_path / "secrets").resolve()
+        shutil.rmtree(folder)
+        folder.mkdir()
+        folder.chmod(0o777)
+        eventually(file.exists)
+        assert file.read_text() == VALUE
+        assert (tmp_path / "secrets").resolve() != folder
+        assert list(folder.iterdir()) == []
+        folder.rmdir()
+        file.unlink()
+        secrets.told()  # what a worker is started with
+        assert file.read_text() == VALUE
+    finally:
+        secrets.clear()
+        remove_all(tmp_path)
+    assert not os.path.lexists(tmp_path / "secrets")
 
 
 def test_tasks_of_ray_ask_for_them(tmp_path: Path) -> None:
