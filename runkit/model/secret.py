@@ -123,10 +123,10 @@ class Secret:
     def __init__(
         self,
         name: str,
+        *,  # else Secret("name", "hunter2") would take that for a variable's name, and show it
         env: str | None = None,
         path: str | os.PathLike[str] | None = None,
         value: Callable[[], str | bytes] | None = None,
-        *,
         source: Keyring | _Function | None = None,  # the field of that name, for whoever copies a Secret by its fields
     ):
         check_name("secret", name)
