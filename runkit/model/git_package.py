@@ -241,7 +241,8 @@ def _checked_url(given: Any) -> tuple[str, str | None]:
         user, mark, _ = url.rpartition("@")
         if not _SCP.fullmatch(url) or ":" in user:
             raise UsageError(
-                "git_url is no URL of a git repository: write https://host/owner/repo, or git@host:owner/repo"
+                "git_url is no URL of a git repository: write https://host/owner/repo, git@host:owner/repo, ./folder, or owner/repo "
+                "for one on GitHub; a branch, tag or commit goes into revision="
             )
         if mark and _TOKEN.match(user):
             raise _password()

@@ -21,6 +21,9 @@ _PATH = re.compile(r"(\.{1,2}|~[^/\s]*)?(/|$)|\.{1,2}\[|file:")
 _PLACE = re.compile(
     r"(?!-)[^\s@;:\[]*/|(?!-)[^\s@;:\[]+(?:" + "|".join(map(re.escape, DISTRIBUTIONS)) + r")(?=[\s;\[]|$)"
 )
+_REPOSITORY = re.compile(r"(ssh|git)://\S+|https?://\S+\.git(@\S*)?|https?://(github|gitlab)\.com/[\w.-]+/[\w.-]+/?")
+"""URLs of repositories, as one copies them from a browser or gives them to git clone."""
+
 _REQUIREMENTS = re.compile(r"[\w.-]+\.txt")
 _EXTRAS = re.compile(r"(?P<path>.*?)\s*(?:\[(?P<extras>[^\[\]]*)\])?\s*(?P<marker>;.*)?", re.DOTALL)
 
@@ -91,6 +94,7 @@ class Package:
             return GitPackage.from_string(line, folder)
         if other := re.search(r"(?:^|@\s*)(hg|svn|bzr)\+", line):
             raise UsageError(f"packages from {other[1]} are not available, only those from git")
+        _refuse_other_forms(line, folder, shown)
         if is_path(place := expanded(line)):
             return _at_path(place, folder, shown)
         return cls("requirement", line, base=str(folder))
@@ -201,6 +205,15 @@ def _parts(line: str) -> tuple[str, tuple[str, ...], str]:
     return found["path"].strip(), extras, (found["marker"] or "").lstrip("; ").strip()
 
 
+def _refuse_other_forms(line: str, base: Path, shown: str) -> None:
+    """What people write by mistake, and what uv would take for a file of that name."""
+    if _REPOSITORY.fullmatch(line):
+        raise UsageError(f"{shown}: a git repository is written 'git+https://...@revision' or 'git+ssh://...'")
+    prefix = re.match(r"([A-Za-z]\w*):(?!//)", line)
+    if prefix and prefix[1] != "file" and not anchored(line, base).exists():
+        raise UsageError(f"{shown}: {prefix[1]}: is not known; there are pip:, conda:, reqs:, local: and git+https://")
+
+
 def anchored(path: str, base: Path) -> Path:
     """The absolute path, "~" expanded, links left as they are."""
     return Path(os.path.normpath(base / Path(path).expanduser()))
@@ -220,8 +233,11 @@ def _at_path(line: str, base: Path, shown: str, only_folder: bool = False) -> Pa
     found = anchored(path or ".", base)
     if found.is_dir():
         return Package("folder", str(found), extras, marker, str(base))
-    if only_folder or not found.exists():
-        raise UsageError(f"{shown}: there is no folder {found}" if only_folder else f"{shown}: {found} does not exist")
+    if only_folder:
+        raise UsageError(f"{shown}: there is no folder {found}")
+    if not found.exists():
+        hint = f"; a repository on GitHub is rk.GitPackage({path!r})" if re.fullmatch(r"[\w-]+/[\w.-]+", path) else ""
+        raise UsageError(f"{shown}: {found} does not exist{hint}")
     if not found.name.endswith(DISTRIBUTIONS):
         hint = f"; for a requirements file write 'reqs:{path}'" if found.suffix in (".txt", ".in") else ""
         raise UsageError(f"{shown}: {found.name} is not a wheel or source distribution{hint}")
