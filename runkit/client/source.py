@@ -110,6 +110,8 @@ def _inline(thing: Any) -> Described:
     except RootError:  # nothing of it is synced, so it may be what it is
         found = Location(None, getattr(thing, "__module__", None))
     own = sys.modules.get(found.module or "")
+    if own is not None and own.__name__.partition(".")[0] in sys.stdlib_module_names:
+        own = None  # it is over there, and has parts that cannot travel
     whole = modules_below(found.root.path) if found.root is not None else ()
     if own is not None and own.__name__ != "__main__" and own not in whole:
         whole = (*whole, own)

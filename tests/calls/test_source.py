@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,10 @@ MakeProject = Callable[[str], Project]
 def project(tmp_path: Path, cluster: rk.Cluster) -> MakeProject:
     """Makes a project in a folder of that name."""
     return lambda name: Project(tmp_path / name, cluster)
+
+
+def test_a_function_of_the_standard_library_is_there_already(cluster: rk.Cluster) -> None:
+    assert rk.function(json.dumps, source="inline").to(cluster)([1]) == "[1]"
 
 
 def test_inline_takes_along_what_it_uses_and_syncs_nothing(project: MakeProject) -> None:
