@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import shutil
 import ssl
 import sys
@@ -35,6 +36,7 @@ PARALLEL = 6
 
 _ATTEMPTS = 3
 _LAST_LINES = 60
+_FIRST_ERRORS = 5
 _TIMEOUT_S = 30.0
 
 
@@ -117,7 +119,7 @@ class WheelStore:
             if done.returncode or not wheels:
                 if not target.is_this_python:
                     return None
-                said = without_credentials("\n".join(explanation(done.stderr).splitlines()[-_LAST_LINES:]))
+                said = without_credentials(_end_of(explanation(done.stderr).splitlines()))
                 kind = failure_kind(done.stderr, BuildFailed)
                 raise kind(f"{package.name} {package.version} has no wheel and could not be built:\n{said}", said)
             wheel = wheels[0]
@@ -213,6 +215,13 @@ class WheelStore:
         # Renamed in when whole: a cut-off copy is never taken for the file.
         kept.parent.mkdir(parents=True, exist_ok=True)
         partial.replace(kept)
+
+
+def _end_of(lines: list[str]) -> str:
+    """The last lines of a build, after the first errors where those are further up, as when a report follows them."""
+    errors = [line for line in lines if re.search(r"\berror:", line, re.IGNORECASE)][:_FIRST_ERRORS]
+    above = [line for line in errors if line not in lines[-_LAST_LINES:]]
+    return "\n".join([*above, *(["..."] if above else []), *lines[-_LAST_LINES:]])
 
 
 class _Meter:

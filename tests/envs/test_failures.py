@@ -147,6 +147,14 @@ def test_a_build_that_fails(target: Platform, tmp_path: Path) -> None:
         installed(lock, tmp_path / "host", {sha256})
 
 
+def test_what_a_compiler_said_long_before_the_end_is_told(target: Platform, tmp_path: Path) -> None:
+    said = "print('rye.c:1:2: error: no such thing'); print('and a report\\n' * 100); raise SystemExit(1)"
+    source = sdist(tmp_path, "rye", "1.0", body=f"def build_wheel(*folders, **options): {said}\n")
+    lock = resolve(env(reqs=[str(source)]).requirements(), target)
+    with pytest.raises(errors.BuildFailed, match="error: no such thing"):
+        WheelStore(tmp_path / "wheels").build(lock.packages[0], target)
+
+
 def test_a_package_that_tells_nothing_without_a_build_that_fails(target: Platform, tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "setup.py").write_text("raise SystemExit('not on this machine')\n")
