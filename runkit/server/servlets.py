@@ -47,10 +47,11 @@ class Servlet:
 
         ending = asyncio.ensure_future(end())
         try:
-            async for event in self._ray.stream(
+            async for events in self._ray.stream(
                 "stream", actor=self.actor, method=method, args=[dict(plan), ticket, *secrets.values()]
             ):
-                yield event
+                for event in events:
+                    yield event
         finally:
             ending.cancel()
 

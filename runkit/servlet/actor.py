@@ -59,8 +59,8 @@ class EnvServlet:
 
     # -- install
 
-    def install(self, plan: dict[str, Any], ticket: str, *secrets: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Build the env and have its worker run it; events as they come, {"done": …} or {"error": …} last.
+    def install(self, plan: dict[str, Any], ticket: str, *secrets: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+        """Build the env and have its worker run it; lists of events as they come, {"done": …} or {"error": …} last.
 
         Args:
             plan: an EnvPlan.
@@ -70,7 +70,7 @@ class EnvServlet:
         """
         yield from self._events("done", plan, ticket, secrets, partial(self._start, plan, secrets))
 
-    def build(self, plan: dict[str, Any], ticket: str, *secrets: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def build(self, plan: dict[str, Any], ticket: str, *secrets: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
         """Build the env's folder and leave everything else as it is; {"built": …} or {"error": …} last."""
         yield from self._events("built", plan, ticket, secrets, lambda built, emit: built.build)
 
@@ -81,7 +81,7 @@ class EnvServlet:
         ticket: str,
         secrets: Sequence[dict[str, Any]],
         then: Callable[[Built, Emit], Any],
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[list[dict[str, Any]]]:
         events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         given_up = self._builds.setdefault(ticket, threading.Event())
 
@@ -109,8 +109,15 @@ class EnvServlet:
                 events.put(None)
 
         threading.Thread(target=work, name="runkit-install", daemon=True).start()
-        while (event := events.get()) is not None:
-            yield event
+        # What has come together goes together: each piece costs Ray as much as a call.
+        more = True
+        while more:
+            together = [events.get()]
+            while not events.empty():
+                together.append(events.get())
+            more = together[-1] is not None
+            if found := [event for event in together if event is not None]:
+                yield found
 
     def _build(self, plan: dict[str, Any], secrets: Mapping[str, str], emit: Emit, given_up: threading.Event) -> Built:
         # What the worker gets, and what the host's own settings say to uv.

@@ -29,6 +29,17 @@ done
 "$RUNKIT_PYTHON" -I -c 'import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], "w"))' "$RUNKIT_OUT"
 """
 
+_STAND_IN = r"""#!/bin/sh
+# No conda is needed to make or use this environment, and this host has none. What scripts ask it most is answered here.
+case "${1-} ${2-}" in
+    "env list" | "info --envs" | "info -e")
+        printf '# conda environments:\n#\n%-22s*  %s\n' "$CONDA_DEFAULT_ENV" "$CONDA_PREFIX" ;;
+    *)
+        echo "conda: not on this host, where runkit answers 'conda env list' alone; packages are named in rk.conda_env" >&2
+        exit 127 ;;
+esac
+"""
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -89,6 +100,10 @@ def make(conda: Mapping[str, Any], path: Path, run: Runner) -> None:
         )
     if not os.access(path / "bin" / "python", os.X_OK):
         raise InstallFailed("the conda environment has no Python")
+    own = path / "bin" / "conda"
+    if not own.exists() and not shutil.which("conda", path=run.environment.get("PATH")):
+        own.write_text(_STAND_IN)
+        own.chmod(0o755)
 
 
 def _install(conda: Mapping[str, Any], path: Path, run: Runner) -> None:

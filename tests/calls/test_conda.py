@@ -80,6 +80,11 @@ def test_a_default_env_of_conda(cluster: rk.Cluster, host: Host, orchard: Channe
     file.write_text(f"name: main\nchannels: [{orchard.url}]\ndependencies: [python={orchard.minor}, press]\n")
     with rk.cluster("box", **host.place, default_env=rk.conda_env(conda_env=str(file), root_reqs=False)) as box:
         assert box.run("echo $CONDA_DEFAULT_ENV", stream_logs=False) == [(0, "main\n", "")]
+        [(status, out, _)] = box.run("conda env list | grep '*'", stream_logs=False)  # the host has no conda
+        assert (status, out.split()[:2]) == (0, ["main", "*"])
+        [(status, _, error)] = box.run("conda install pear", stream_logs=False)
+        assert status == 127
+        assert "rk.conda_env" in error
         assert rk.function(jobs.python_version).to(box)().startswith(f"{orchard.minor}.")
         # On top of it
         assert rk.function(jobs.version_of).to(box, env=["six==1.16.0"])("six") == "1.16.0"

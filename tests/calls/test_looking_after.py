@@ -94,7 +94,8 @@ def test_removed_with_its_process_and_its_keys_alone(box: rk.Cluster) -> None:
 
 def test_folders_that_nobody_uses(box: rk.Cluster, host: Host) -> None:
     build = box.status()["envs"]["kept"]["build"]
-    env = rk.env(name="goes", reqs=["iniconfig==2.1.0"], root_reqs=False)
+    # The command makes its folder its own: on this host, other tests have envs of that package alone.
+    env = rk.env(name="goes", reqs=["iniconfig==2.1.0"], setup_cmds=[": goes"], root_reqs=False)
     env.to(box)
     gone = box.status()["envs"]["goes"]["build"]
     # The running process gets more packages, and goes on with what it has of its first folder.

@@ -436,8 +436,8 @@ def test_a_build_is_given_up_before_it_begins(tmp_path: Path) -> None:
     place = {**folders, "uv": uv.find_uv_bin(), "variables": {}}
     servlet = EnvServlet(place, "early", 1)
     servlet.give_up("second")
-    assert list(servlet.build(plan("early"), "first"))[-1] == {"built": "test-early"}
-    assert "was ended" in list(servlet.build(plan("early", build="other"), "second"))[-1]["error"]["message"]
+    assert list(servlet.build(plan("early"), "first"))[-1][-1] == {"built": "test-early"}
+    assert "was ended" in list(servlet.build(plan("early", build="other"), "second"))[-1][-1]["error"]["message"]
     assert not (tmp_path / "envs" / "other").exists()
 
 

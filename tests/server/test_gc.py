@@ -103,7 +103,7 @@ def test_a_build_in_use(home: Path) -> None:
     folders = {"runtime": str(home), "sockets": str(home)}
     place = {"home": str(home), "uv": uv.find_uv_bin(), "mark": str(home), "variables": {}, **folders}
     servlet = EnvServlet(place, "one", 1)
-    assert list(servlet.build(plan("one", build="new"), "ticket"))[-1] == {"built": "new"}
+    assert list(servlet.build(plan("one", build="new"), "ticket"))[-1][-1] == {"built": "new"}
     assert "env new" not in names(gc.collect(home, everything=True))
     servlet._uses.end("new")
     child = subprocess.Popen([home / "envs/new/bin/python", "-c", "input()"], stdin=subprocess.PIPE)
@@ -112,7 +112,7 @@ def test_a_build_in_use(home: Path) -> None:
         child.stdin.close()  # type: ignore[union-attr]
     assert "env new" in names(gc.collect(home, everything=True))
     failing = plan("one", build="failing", setup_cmds=["exit 3"])
-    assert "error" in list(servlet.build(failing, "another"))[-1]
+    assert "error" in list(servlet.build(failing, "another"))[-1][-1]
     assert servlet._uses.hold("failing")  # it was let go of
     fcntl.lockf(servlet._uses._held["failing"], fcntl.LOCK_SH)  # which is what NFS makes of it
 
