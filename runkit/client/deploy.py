@@ -370,6 +370,8 @@ class Deployer:
             "install_timeout": current().deadline(),
             "secrets": secrets.for_plan(request.secrets),
         }
+        for path in secrets.left_out:
+            self._progress({"warning": f"{path} is too long to go along with its secret: it stays here"})
         with closing(
             self._api.events("PUT", f"/v1/envs/{request.name}", plan)
         ) as events:  # after Ctrl-C the server ends it

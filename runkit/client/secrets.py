@@ -63,6 +63,8 @@ class Packed:
         self._payloads = {name: _payload(name, material, owners) for name, material in materials.items()}
         self.fingerprints = {name: _fingerprint(payload, token) for name, payload in self._payloads.items()}
         """Name -> what tells one value from another."""
+        self.left_out = [path for material in materials.values() for path in material.left_out]
+        """Files that are too long to go along with their secrets."""
 
     def for_plan(self, wanted: Mapping[str, str]) -> dict[str, Any]:
         """What the plan of an env with these secrets (name -> fingerprint) says: those that are not here are there already."""

@@ -211,11 +211,13 @@ class Material:
         variables: values by the name of their variable.
         settings: variables that go along, unless the env sets them itself.
         files: files.
+        left_out: files that only go along, and were too long for that.
     """
 
     variables: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     files: Sequence[SecretFile] = ()
+    left_out: Sequence[str] = ()
 
     def values(self) -> dict[str, bytes]:
         """The values by the name of their variable or file, without settings."""
@@ -238,19 +240,23 @@ def read(provider: Provider) -> Material | None:
             return Material({name: os.environ[name] for name in names}, settings)
     variables: dict[str, str] = {}
     files: list[SecretFile] = []
-    counts = False
+    left_out: list[str] = []
+    counts, size = False, 0
     for file in provider.files:
         for path in _paths(file):
             content = _content(file, path)
             if not content:
                 continue
-            counts = counts or file.counts
+            if not file.counts and size + len(content) > MOST_BYTES:
+                left_out.append(str(path))
+                continue
+            counts, size = counts or file.counts, size + len(content)
             if file.content is not None:
                 variables[file.content] = os.fsdecode(content.strip())
             else:
                 files.append(SecretFile(_unlike(path.name, files), content, file.variable, file.folder))
     if counts:
-        return Material(variables, {**settings, **_set(provider.choices)}, files)
+        return Material(variables, {**settings, **_set(provider.choices)}, files, left_out)
     if provider.command and (told := _told_by(provider.command)):
         return Material({provider.variables[0][0]: told}, settings)
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import select
 import shlex
 import signal
@@ -354,7 +355,9 @@ def write_ray_python(spec: WorkerSpec) -> str:
             spec.python,
         ]
     path = os.path.join(spec.sockets, f"{short(spec.env)}.ray-python")
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in spec.activated.items())
+    # Others, as the functions that bash exports, no shell can be told of; some end at them.
+    named = {name: value for name, value in spec.activated.items() if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)}
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in named.items())
     partial = f"{path}.{os.getpid()}"
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700), "w", encoding="utf-8") as file:
         file.write(f'#!/bin/sh\n{exports}exec {shlex.join(start)} "$@"\n')

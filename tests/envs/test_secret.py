@@ -204,6 +204,11 @@ def test_files_are_found_where_tools_look_for_them(home: Path, monkeypatch: pyte
     write(home / "elsewhere/token", "hf_1\n")
     monkeypatch.setenv("HF_HOME", str(home / "elsewhere"))
     assert material("huggingface") == ({"HF_TOKEN": "hf_1"}, {})
+    write(home / ".ssh/id_ed25519", "key")
+    write(home / ".ssh/known_hosts", "x" * 70_000)  # only goes along
+    assert material("ssh") == ({}, {"id_ed25519": ""})
+    (home / ".ssh/known_hosts").write_text("x" * 60_000)
+    assert material("ssh") == ({}, {"id_ed25519": "", "known_hosts": ""})
     write(home / ".docker/config.json", "{}")
     (docker,) = rk.Secret("docker").read().files
     assert (docker.variable, docker.folder, docker.content) == ("DOCKER_CONFIG", True, b"{}")

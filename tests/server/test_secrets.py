@@ -141,7 +141,14 @@ def test_tasks_of_ray_ask_for_them(tmp_path: Path) -> None:
     boot = str(REPOSITORY / "runkit/worker/boot.py")
     folders = dict.fromkeys(("sockets", "control", "log"), str(tmp_path))
     spec = WorkerSpec(
-        "env", "m", sys.executable, boot, **folders, environment={}, env_vars={"PLAIN": "a b"}, secrets=secrets
+        "env",
+        "m",
+        sys.executable,
+        boot,
+        **folders,
+        environment={},
+        env_vars={"PLAIN": "a b", "BASH_FUNC_x%%": "() { :; }"},
+        secrets=secrets,
     )
     try:
         script = write_ray_python(spec)
