@@ -156,8 +156,13 @@ def differences(plan: Plan, spec: dict[str, Any]) -> list[str]:
 
 def _stale_roots(replica: Replica, api: Api) -> list[str]:
     from runkit.client.manifest import scan  # noqa: PLC0415  (as in `sync scan`)
+    from runkit.client.replicate.replica import without_metadata  # noqa: PLC0415
 
-    asked = {root.id: {"id": root.id, "digest": scan(root).digest} for root in replica.roots}
+    held = {root.id: scan(root) for root in replica.roots}
+    for root in replica.roots:
+        if root.id not in replica.optional:
+            held[root.id] = without_metadata(held[root.id], root)
+    asked = {name: {"id": name, "digest": manifest.digest} for name, manifest in held.items()}
     current = api.json("POST", "/v1/ensure", {"roots": list(asked.values())})["roots"] if asked else {}
     return [f"{root.path} is not there as it is here" for root in replica.roots if not current.get(root.id)]
 

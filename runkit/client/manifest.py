@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runkit.client.roots import Root
@@ -158,11 +158,25 @@ def _scan(root: Root, found: listing.Listing, known: _Known, progress: Progress 
     last = known.last
     if last is not None and (last.root, last.files, last.links, last.held) == (root, files, links, {}) and not held:
         return last
-    digest = hashlib.sha256(json.dumps([files, links], separators=(",", ":")).encode()).hexdigest()
+    digest = _digest(files, links)
     sources = {path: place for path, (place, _) in found.files.items() if place != top + b"/" + listing.encode(path)}
     total = sum(size for _, _, size in files.values())
     known.last = Manifest(root, digest, files, links, total, held, sources)
     return known.last
+
+
+def without(manifest: Manifest, left_out: Callable[[str], bool]) -> Manifest:
+    """What a root holds but for some of its paths."""
+    files = {path: entry for path, entry in manifest.files.items() if not left_out(path)}
+    links = {path: target for path, target in manifest.links.items() if not left_out(path)}
+    if len(files) == len(manifest.files) and len(links) == len(manifest.links):
+        return manifest
+    total = sum(size for _, _, size in files.values())
+    return replace(manifest, digest=_digest(files, links), files=files, links=links, total_bytes=total)
+
+
+def _digest(files: Mapping[str, Entry], links: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps([files, links], separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass

@@ -11,7 +11,9 @@ from packages import Index, wheel
 from venvs import Client, Venv, project, versions
 
 import runkit as rk
-from runkit.client.replicate import replicate
+from runkit.client.manifest import scan as scan_root
+from runkit.client.replicate import add_roots, replicate
+from runkit.client.roots import root_at
 from runkit.client.scan import scan
 from runkit.errors import ResolutionFailed, SyncRefused
 
@@ -48,6 +50,25 @@ def test_an_edit_of_an_editable_install_costs_no_build(
     venv.install("-e", str(mine))
     assert replicating.send(venv).changed
     assert host.run("e", "import importlib.metadata as m; print(m.version('mine'))") == "1.1"
+
+
+def test_metadata_that_a_build_left_beside_the_code_are_not_synced(
+    replicating: Client, venv: Venv, tmp_path: Path
+) -> None:
+    """They would come before those that are installed, and may be older."""
+    mine = project(tmp_path / "around/mine", "mine", {"src/mine.egg-info/PKG-INFO": "Name: mine\nVersion: 0.1\n"})
+    venv.install("-e", str(mine))
+    replica = replicating.plan(venv)
+    [root] = replica.roots
+    around = root_at(tmp_path / "around")
+    for scanned in ({}, {root.id: (root, scan_root(root))}, {around.id: (around, scan_root(around))}):
+        found, _ = add_roots(replica, scanned, set(), print)
+        [(_, manifest)] = found.values()
+        names = {path.rpartition("mine/")[2] for path in manifest.files}
+        assert "__init__.py" in names
+        assert not [path for path in manifest.files if ".egg-info" in path]
+        before = scan_root(manifest.root)
+        assert (len(manifest.files), manifest.digest != before.digest) == (len(before.files) - 1, True)
 
 
 def test_an_editable_install_whose_packages_are_called_otherwise_is_built(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runkit.client.host_platform import Platform
-from runkit.client.manifest import Manifest
+from runkit.client.manifest import Manifest, without
 from runkit.client.manifest import scan as scan_root
 from runkit.client.progress import Report
 from runkit.client.replicate.locked import FromLock
@@ -178,6 +178,8 @@ def add_roots(replica: Replica, scanned: Scanned, always: set[str], progress: Re
             below = root.path.relative_to(found[around][0].path).as_posix()
             _add_paths(found, around, [f"{below}/{path}" if path else below for path in root.paths])
             always.add(around)
+            if root.id not in replica.optional:
+                found[around] = (found[around][0], without_metadata(found[around][1], root))
         elif root.id in found:
             _add_paths(found, root.id, root.paths)
         else:
@@ -187,8 +189,25 @@ def add_roots(replica: Replica, scanned: Scanned, always: set[str], progress: Re
                 if root.id not in replica.optional:
                     raise
                 progress({"warning": f"{root.path} is importable here and is not synced: {error}"})
+        if root.id in found and root.id not in replica.optional:
+            found[root.id] = (found[root.id][0], without_metadata(found[root.id][1], root))
     order = [*scanned, *(root.id for root in replica.roots if root.id not in scanned)]
     return {name: found[name] for name in order if name in found}, always
+
+
+def without_metadata(manifest: Manifest, project: Root) -> Manifest:
+    """What is synced of an editable install's project, which lies in the manifest's root: not the .egg-info that a build left beside
+    the code. Over there it would come before the metadata that are installed, and it may be older."""
+    top = os.path.relpath(project.path, manifest.root.path)
+    folders = [os.path.normpath(os.path.join(top, path)) for path in project.paths]
+    starts = tuple("" if folder == "." else f"{folder}/" for folder in folders)
+
+    def is_metadata(path: str) -> bool:
+        return any(
+            path.startswith(start) and path[len(start) :].partition("/")[0].endswith(".egg-info") for start in starts
+        )
+
+    return without(manifest, is_metadata)
 
 
 def _around(root: Root, found: Scanned) -> str | None:
