@@ -118,6 +118,7 @@ class RayCluster:
             **shared_variables(self._settings),
             "SPT_NOENV": "1",  # Ray's processes change their titles; what they were started with stays to be seen (see of_session)
             "PYTHONPATH": str(self._settings.code),  # servlets are imported from there
+            "RAY_worker_niceness": "0",  # what an actor starts would run at 15 as well: the user's code, and installations
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # when this node ends all of its work ends with it
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -36,6 +37,11 @@ def test_conflicting_versions_side_by_side(cluster: rk.Cluster) -> None:
     assert version_in(cluster, "old", "six") == "1.16.0"
     pids = {rk.function(jobs.pid).to(cluster, env=env)() for env in (old, new, None)}
     assert len(pids) == 3
+
+
+def test_code_runs_at_ordinary_priority(cluster: rk.Cluster) -> None:
+    of_this_process = (os.PRIO_PROCESS, 0)
+    assert rk.function(os.getpriority).to(cluster)(*of_this_process) == os.getpriority(*of_this_process)
 
 
 def test_environment_variables(cluster: rk.Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
