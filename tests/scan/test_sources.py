@@ -55,10 +55,10 @@ def test_archives_folders_and_git(installer: str, tmp_path: Path) -> None:
     apple.unlink()
     (tmp_path / "with space").rename(tmp_path / "moved")
     found = scan(venv.python)
-    assert [one.source for one in found.distributions if one.name in ("apple", "local")] == ["index", "index"]
+    assert [one.source for one in found.distributions if one.name in ("apple", "local")] == ["archive", "directory"]
     assert {note.about: note.text for note in found.notes} == {
-        "apple": f"was installed from {apple}, which is gone: only an index can have it now",
-        "local": f"was installed from {local}, which is gone: only an index can have it now",
+        "apple": f"was installed from {apple}, which is gone",
+        "local": f"was installed from {local}, which is gone",
     }
 
 

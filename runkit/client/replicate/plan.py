@@ -309,7 +309,7 @@ class _Planner:
 
     def _built(self, one: Distribution, folder: str, why: str = "") -> Planned:
         if not os.path.isdir(folder):
-            raise SyncRefused(f"{one.name}: it was installed from {folder}, which is not there any more")
+            raise _gone(one, folder)
         tree = tree_digest(Path(folder))
         line, why = f"{TREE}{tree}/{one.name}", f"from {folder}" + (f": {why}" if why else "")
         return Planned(one.name, one.version, BUILT, why, line, (tree, folder))
@@ -332,6 +332,13 @@ class _Planner:
         url: str = one.direct_url["url"]
         if url.startswith("file:"):
             path = _local_path(one.direct_url)
+            if not os.path.isfile(path):
+                raise _gone(one, path)
+            if one.direct_url.get("subdirectory"):
+                raise SyncRefused(
+                    f"{one.name}: it comes from the folder {one.direct_url['subdirectory']} of the archive {path}: unpack that, and "
+                    "install it from there"
+                )
             return self._file(one, "file", path, Path(path))
         sha256 = (one.direct_url.get("archive_info") or {}).get("hashes", {}).get("sha256")
         below = [f"sha256={sha256}"] if sha256 else []
@@ -426,7 +433,16 @@ def _has_extensions(project: str) -> bool:
 
 def _local_path(direct_url: Mapping[str, Any]) -> str:
     path = unquote(urlsplit(direct_url["url"]).path)
-    return os.path.join(path, direct_url["subdirectory"]) if direct_url.get("subdirectory") else path
+    inside = direct_url.get("subdirectory") if "dir_info" in direct_url else None
+    return os.path.join(path, inside) if inside else path
+
+
+def _gone(one: Distribution, place: str) -> SyncRefused:
+    # An index may have another package of this name: only the user knows whether it is the same.
+    return SyncRefused(
+        f"{one.name} {one.version}: it was installed from {place}, which is not there any more: ignore it, or say in the env's reqs "
+        "where it comes from"
+    )
 
 
 def name_of(package: Package | GitPackage) -> str | None:

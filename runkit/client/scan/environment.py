@@ -184,10 +184,11 @@ class _Scan:
                 self._notes.append(Note(one.name, f"its project {place} is gone"))
             return replace(made, source=source, editable=place, roots=code.roots, mapping=code.mapping)
         if place is not None and not os.path.exists(place):
-            self._notes.append(
-                Note(one.name, f"was installed from {place}, which is gone: only an index can have it now")
-            )
-            return made
+            # pip and uv note what the user named. Others (builds of distributions, of conda) note a folder of their own.
+            named = made.installer in ("pip", "uv")
+            hint = "" if named else ": only an index can have it now"
+            self._notes.append(Note(one.name, f"was installed from {place}, which is gone{hint}"))
+            return replace(made, source=source) if named else made
         return replace(made, source=source)
 
     def _without_url(self, made: Distribution, one: Candidate) -> Distribution:
