@@ -135,6 +135,18 @@ def test_an_inconsistent_environment(replicating: Client, host: Host, venv: Venv
         replicating.send(venv, rk.PackageSync(strict="as-is"), name=None)
 
 
+def test_as_it_is_but_for_what_no_index_has(
+    replicating: Client, shop: Index, venv: Venv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.add(wheel(tmp_path, "quince", "1.5.1"))
+    venv.install("pie", "quince").install("--no-deps", "apple==2.0")
+    (shop.folder / "simple/quince/index.html").write_text("")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "fresh-cache"))
+    with pytest.raises(SyncRefused, match=r"no index has a file of quince 1\.5\.1") as caught:
+        replicating.send(venv, rk.PackageSync(strict="as-is"))
+    assert "pie" not in str(caught.value)
+
+
 def test_the_minor_version_of_python_is_critical(replicating: Client, host: Host, venv: Venv) -> None:
     other = "3.9" if sys.version_info[:2] != (3, 9) else "3.10"
     with pytest.raises(SyncRefused, match="minor version"):
