@@ -12,7 +12,9 @@ from packages import Index, wheel
 from venvs import Client, Venv, project, versions
 
 import runkit as rk
+from runkit.cli.sync_plan import differences
 from runkit.errors import SyncRefused
+from runkit.model.digest import file_digest
 
 
 def test_what_is_gone_is_not_taken_from_an_index(
@@ -41,3 +43,59 @@ def test_a_folder_in_an_archive_of_this_machine(replicating: Client, venv: Venv,
     (next(venv.site.glob("pie-*.dist-info")) / "direct_url.json").write_text(json.dumps(said))
     with pytest.raises(SyncRefused, match=r"pie: it comes from the folder pkg of the archive .*mono\.zip"):
         replicating.plan(venv)
+
+
+def test_a_folder_that_holds_another_version_now(replicating: Client, host: Host, venv: Venv, tmp_path: Path) -> None:
+    plum = project(tmp_path / "plum", "plum")
+    venv.install(str(plum))
+    (plum / "pyproject.toml").write_text((plum / "pyproject.toml").read_text().replace('"1.0"', '"2.0"'))
+    for sync in (rk.PackageSync(strict=True), rk.PackageSync(critical=["plum"])):
+        with pytest.raises(SyncRefused, match=r"plum 1\.0(.|\n)*pyproject\.toml has changed since it was installed"):
+            replicating.send(venv, sync)
+    replicating.send(venv)
+    [told] = replicating.warnings
+    assert told.startswith("plum 1.0 is built of its folder as that is now")
+
+
+@pytest.mark.parametrize("has_hash", [True, False])
+def test_a_wheel_that_was_built_anew(
+    has_hash: bool, replicating: Client, host: Host, venv: Venv, tmp_path: Path
+) -> None:
+    """pip notes the hash of what it installed, uv does not; the RECORD tells as well."""
+    quince = wheel(tmp_path, "quince", "1.0", body="x = 1\n")
+    venv.install(str(quince))
+    note = next(venv.site.glob("quince-*.dist-info")) / "direct_url.json"
+    hashes = {"hashes": {"sha256": file_digest(quince)}} if has_hash else {}
+    note.write_text(json.dumps({"url": quince.as_uri(), "archive_info": hashes}))
+    replicating.send(venv, rk.PackageSync(strict=True, critical=["quince"]))
+    wheel(tmp_path, "quince", "1.0", body="x = 2\n")
+    for sync in (rk.PackageSync(strict=True), rk.PackageSync(critical=["quince"])):
+        with pytest.raises(SyncRefused, match=r"quince 1\.0 is.*quince-1\.0-py3-none-any\.whl has changed"):
+            replicating.send(venv, sync)
+    replicating.send(venv)
+    assert replicating.warnings == [f"quince 1.0 is another file there: {quince} has changed since it was installed"]
+
+
+def test_a_critical_package_that_is_built_in_another_version(replicating: Client, venv: Venv, tmp_path: Path) -> None:
+    """What a build makes of a folder is known once it is built."""
+    plum = project(tmp_path / "plum", "plum")
+    venv.install(str(plum))
+    backend = plum / "backend.py"
+    backend.write_text(backend.read_text().replace('version = project["version"]', 'version = "3.0"'))
+    stated = (plum / "pyproject.toml").read_text()
+    (plum / "pyproject.toml").write_text(stated.replace('version = "1.0"', 'dynamic = ["version"]'))
+    for sync in (rk.PackageSync(strict=True), rk.PackageSync(critical=["plum"])):
+        with pytest.raises(SyncRefused, match=r"plum 1\.0 is .*3\.0 there"):
+            replicating.send(venv, sync)
+    replicating.send(venv)
+    assert replicating.warnings == [f"plum 1.0 is 3.0 there: from {plum}"]
+
+
+def test_one_version_spelled_in_two_ways(
+    replicating: Client, host: Host, shop: Index, venv: Venv, tmp_path: Path
+) -> None:
+    shop.add(wheel(tmp_path, "quince", "2024.07.04"))
+    venv.install("quince")
+    replicating.send(venv, rk.PackageSync(strict=True))
+    assert versions(host) == {"quince": "2024.7.4"}
+    assert differences(replicating.plan(venv).plan, host.plans["e"]["spec"]) == []

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -18,6 +17,7 @@ from runkit.client.host_platform import Platform
 from runkit.client.lock import Lock
 from runkit.client.replicate import levels
 from runkit.client.replicate.metadata import changed_since, metadata_wheel
+from runkit.client.replicate.origins import gone, is_other_file, local_path
 from runkit.client.scan import Distribution, ImportRoot, LocalEnvironment
 from runkit.client.trees import tree_digest
 from runkit.errors import SyncRefused, UsageError
@@ -31,6 +31,7 @@ OWN = "runkit"
 
 SYNCED = "synced"
 BUILT = "built"
+FROM_FILE = "file"
 GIVEN = "given"
 LEFT_OUT = "left out"
 IGNORED = "ignored"
@@ -69,12 +70,21 @@ class Planned:
     @property
     def is_exact(self) -> bool:
         """Whether it is over there what it is here, and needs what it needs here; what is built of a folder may have changed."""
-        return self.level in ("critical", "exact", AS_IS, SYNCED, "file") or self.line.startswith(GIT)
+        if self.changed:
+            return False
+        return self.level in ("critical", "exact", AS_IS, SYNCED, FROM_FILE) or self.line.startswith(GIT)
 
     @property
     def from_index(self) -> bool:
         """Whether an index is asked for a version of it."""
         return self.level in ("critical", "exact", "series", AS_IS)
+
+    @property
+    def differs(self) -> bool:
+        """Whether another version of it is over there, or none; of a tree that is not built yet nothing is known."""
+        if self.there is None or not (self.from_index or (self.there and self.level in (BUILT, FROM_FILE))):
+            return False
+        return not levels.same(self.there, self.version)
 
 
 @dataclass(frozen=True)
@@ -147,13 +157,13 @@ class Plan:
             if entry.level == LEFT_OUT:
                 found.append(f"{entry.name} {entry.version} is left out: {entry.why}")
             elif entry.changed:
+                now = "built of its folder as that is now" if entry.level == BUILT else "another file there"
                 found.append(
-                    f"{entry.name} {entry.version} is built of its folder as that is now: "
-                    f"{entry.changed} has changed since it was installed"
+                    f"{entry.name} {entry.version} is {now}: {entry.changed} has changed since it was installed"
                 )
             elif entry.level == IGNORED and entry.there and not self.with_ray:
                 found.append(f"{entry.name} is ignored and yet there, as {entry.there}: something needs it")
-            elif entry.from_index and entry.there is not None and entry.there != entry.version:
+            elif entry.differs:
                 there = f"is {entry.there} there" if entry.there else "is not there"
                 found.append(f"{entry.name} {entry.version} {there}" + (f": {entry.why}" if entry.why else ""))
         if not self.with_ray and not any(entry.level in ("extra", GIVEN) for entry in self.entries):
@@ -264,7 +274,7 @@ class _Planner:
             return self._editable(one)
         if one.source == "directory":
             assert one.direct_url is not None  # what made it a directory
-            folder = _local_path(one.direct_url)
+            folder = local_path(one.direct_url)
             if (changed := changed_since(one, folder)) and one.name in self.critical:
                 raise SyncRefused(
                     f"{one.name} {one.version} is critical, and {changed} has changed since it was installed"
@@ -309,7 +319,7 @@ class _Planner:
 
     def _built(self, one: Distribution, folder: str, why: str = "") -> Planned:
         if not os.path.isdir(folder):
-            raise _gone(one, folder)
+            raise gone(one, folder)
         tree = tree_digest(Path(folder))
         line, why = f"{TREE}{tree}/{one.name}", f"from {folder}" + (f": {why}" if why else "")
         return Planned(one.name, one.version, BUILT, why, line, (tree, folder))
@@ -331,20 +341,25 @@ class _Planner:
         assert one.direct_url is not None  # what made it an archive
         url: str = one.direct_url["url"]
         if url.startswith("file:"):
-            path = _local_path(one.direct_url)
+            path = local_path(one.direct_url)
             if not os.path.isfile(path):
-                raise _gone(one, path)
+                raise gone(one, path)
             if one.direct_url.get("subdirectory"):
                 raise SyncRefused(
                     f"{one.name}: it comes from the folder {one.direct_url['subdirectory']} of the archive {path}: unpack that, and "
                     "install it from there"
                 )
-            return self._file(one, "file", path, Path(path))
+            changed = path if is_other_file(one, path) else ""
+            if changed and one.name in self.critical:
+                raise SyncRefused(
+                    f"{one.name} {one.version} is critical, and {path} has changed since it was installed"
+                )
+            return replace(self._file(one, FROM_FILE, path, Path(path)), changed=changed)
         sha256 = (one.direct_url.get("archive_info") or {}).get("hashes", {}).get("sha256")
         below = [f"sha256={sha256}"] if sha256 else []
         below += [f"subdirectory={one.direct_url['subdirectory']}"] if one.direct_url.get("subdirectory") else []
         line = f"{one.name} @ {url}" + (f"#{'&'.join(below)}" if below else "")
-        return Planned(one.name, one.version, "file", url, line)
+        return Planned(one.name, one.version, FROM_FILE, url, line)
 
     # -- what hangs together
 
@@ -429,20 +444,6 @@ def _has_extensions(project: str) -> bool:
         if any(name.endswith((".so", ".pyd")) for name in files):
             return True
     return False
-
-
-def _local_path(direct_url: Mapping[str, Any]) -> str:
-    path = unquote(urlsplit(direct_url["url"]).path)
-    inside = direct_url.get("subdirectory") if "dir_info" in direct_url else None
-    return os.path.join(path, inside) if inside else path
-
-
-def _gone(one: Distribution, place: str) -> SyncRefused:
-    # An index may have another package of this name: only the user knows whether it is the same.
-    return SyncRefused(
-        f"{one.name} {one.version}: it was installed from {place}, which is not there any more: ignore it, or say in the env's reqs "
-        "where it comes from"
-    )
 
 
 def name_of(package: Package | GitPackage) -> str | None:

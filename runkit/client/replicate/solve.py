@@ -197,6 +197,13 @@ class Solver:
         return type(error)(text, output=said)
 
     def _tell(self) -> None:
+        critical = {*levels.CRITICAL, *self.plan.sync.critical}
+        wrong = [entry for entry in self.plan.entries if entry.name in critical and entry.differs]
+        if wrong:
+            listed = "\n".join(
+                f"  {one.name} {one.version} is critical, and {one.there or 'not'} there" for one in wrong
+            )
+            raise SyncRefused(f"the local environment cannot be replicated:\n{listed}")
         found = self.plan.deviations()
         if found and self.plan.sync.strict is True:
             listed = "\n".join(f"  {one}" for one in found)
