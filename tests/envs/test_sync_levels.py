@@ -95,13 +95,22 @@ def test_strict_lists_all_that_differs(
             shop.folder / "simple" / name
         )
     venv.install("pywin32", "appnope", "pyobjc-core", "apple")
-    replicating.send(venv)
-    assert versions(host) == {"apple": "2.0"}
+    replicating.send(venv, rk.PackageSync(strict=True))  # a name says nothing about what runs on Linux here
+    assert set(versions(host)) == {"appnope", "apple", "pyobjc-core", "pywin32"}
+    of_mac = replace(scan(str(venv.python)), platform="macosx-14.0-arm64")
+
+    def plan(**sync: Any) -> Any:
+        return replicate(rk.env(name="m", package_sync=rk.PackageSync(**sync)), host.status()["host"], local=of_mac)
+
+    replicating.deploy(plan())
+    assert versions(host, "m") == {"apple": "2.0"}
     assert [text.split(" is ")[0] for text in replicating.warnings] == ["appnope 1.0", "pyobjc-core 1.0", "pywin32 1.0"]
     assert replicating.warnings[0].endswith("it is for macOS only")
     with pytest.raises(SyncRefused) as caught:
-        replicating.send(venv, rk.PackageSync(strict=True))
+        replicating.deploy(plan(strict=True))
     assert all(name in str(caught.value) for name in ("appnope", "pyobjc-core", "pywin32"))
+    with pytest.raises(SyncRefused, match=r"appnope 1\.0 is critical"):
+        plan(critical=["appnope"])
 
 
 def test_what_has_no_file_for_the_platform(shop: Index, venv: Venv, tmp_path: Path) -> None:

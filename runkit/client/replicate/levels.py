@@ -13,11 +13,11 @@ CRITICAL = ("cloudpickle",)
 
 _WINDOWS = (
     "comtypes", "dxcam", "pefile-win", "pypiwin32", "pyreadline", "pyreadline3", "pywin32", "pywin32-ctypes", "pywinauto", "pywinpty",
-    "win-inet-pton", "win-unicode-console", "win32-setctime", "winacl", "windows-curses", "winkerberos", "winrt-*", "winsdk",
+    "win-inet-pton", "win-unicode-console", "win32-setctime", "windows-curses", "winkerberos", "winrt-*", "winsdk",
     "wmi", "xlwings",
 )  # fmt: skip
 _MACOS = (
-    "appnope", "applaunchservices", "ds-store", "dmgbuild", "mac-alias", "macfsevents", "mlx", "mlx-metal", "py-applescript", "py2app",
+    "appnope", "applaunchservices", "macfsevents", "mlx-metal", "py-applescript", "py2app",
     "pync", "pyobjc", "pyobjc-*", "rumps", "tensorflow-macos", "tensorflow-metal",
 )  # fmt: skip
 

@@ -268,7 +268,11 @@ class _Planner:
             return Planned(one.name, one.version, GIVEN, "the env's reqs say what it is over there")
         if one.name in self.sync.ignore:
             return Planned(one.name, one.version, IGNORED, "as asked for")
-        if system := levels.platform_only(one.name):
+        # Whatever its name, what is installed on Linux runs there.
+        system = None if self.local.platform.startswith("linux-") else levels.platform_only(one.name)
+        if system and one.name in self.critical:
+            raise SyncRefused(f"{one.name} {one.version} is critical, and it is for {system} only")
+        if system:
             return Planned(one.name, one.version, LEFT_OUT, f"it is for {system} only", portable=False)
         if one.source == "editable":
             return self._editable(one)
