@@ -99,3 +99,34 @@ def test_one_version_spelled_in_two_ways(
     replicating.send(venv, rk.PackageSync(strict=True))
     assert versions(host) == {"quince": "2024.7.4"}
     assert differences(replicating.plan(venv).plan, host.plans["e"]["spec"]) == []
+
+
+def test_files_that_git_ignores_are_named(replicating: Client, venv: Venv, tmp_path: Path) -> None:
+    """They do not travel, and the code here may import them."""
+    files = {".gitignore": "*_pb2.py\n*.bin\n*.egg-info\n", "src/{}/sub/x_pb2.py": "", "src/{}/model.bin": ""}
+    mine, plum = (
+        project(tmp_path / name, name, {path.format(name): text for path, text in files.items()})
+        for name in ("mine", "plum")
+    )
+    venv.install("-e", str(mine), str(plum))
+    (mine / "src/mine/__pycache__").mkdir()
+    (mine / "src/mine/__pycache__/x.pyc").touch()
+    (mine / "src/other.log").touch()
+    assert replicating.plan(venv).plan.notes == (
+        f"mine: git ignores {mine}/src/mine/sub/x_pb2.py, {mine}/src/mine/model.bin, which do not travel",
+        f"plum: git ignores {plum}/src/plum/model.bin, {plum}/src/plum/sub/x_pb2.py, which do not travel",
+    )
+
+
+def test_an_old_develop_install_with_compiled_modules_is_built(replicating: Client, venv: Venv, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    for path in ("setup.py", ".gitignore", "mine/__init__.py", "mine/_fast.cpython-311-x86_64-linux-gnu.so"):
+        (mine / path).parent.mkdir(parents=True, exist_ok=True)
+        (mine / path).touch()
+    (mine / ".gitignore").write_text("*.so\n*.egg-info\n")
+    (mine / "mine.egg-info").mkdir()
+    (mine / "mine.egg-info/PKG-INFO").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (venv.site / "mine.egg-link").write_text(f"{mine}\n.\n")
+    (venv.site / "easy-install.pth").write_text(f"{mine}\n")
+    [entry] = replicating.plan(venv).plan.entries
+    assert (entry.level, entry.why) == ("built", f"from {mine}: it has compiled parts")

@@ -7,13 +7,16 @@ import io
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from runkit.client.scan import Distribution
-from runkit.errors import SyncRefused
+from runkit.client.manifest import max_root_bytes
+from runkit.client.scan import Distribution, ImportRoot
+from runkit.client.tree_copy import versioned_by_git
+from runkit.errors import RootError, SyncRefused
+from runkit.model import listing
 from runkit.model.digest import file_digest
 
 if sys.version_info >= (3, 11):
@@ -74,6 +77,52 @@ def is_other_file(one: Distribution, path: str) -> bool:
         return True
     here = recorded(one)
     return any(here.get(name, sha) != sha for name, sha in there.items())
+
+
+def ignored_among(roots: Iterable[ImportRoot]) -> list[str]:
+    """Files among the packages of synced folders that git ignores, so that they stay here; code first."""
+    found: dict[str, None] = {}
+    for root in roots:
+        tree = root.tree or root.path
+        sent = _sent(tree)
+        for path in _below(root) if sent else ():
+            if os.path.relpath(path, tree) not in sent:
+                found.setdefault(path)
+    return sorted(found, key=lambda path: (not path.endswith((".py", ".so")), path))
+
+
+def ignored_of(one: Distribution, folder: str) -> list[str]:
+    """Files of the folder a package was installed from that git ignores: the package has them here, and a build may lack them."""
+    sent, found = _sent(folder), []
+    of_git = versioned_by_git(Path(folder))
+    for path in recorded(one) if sent else ():
+        if of_git and "version" in os.path.basename(path):
+            continue  # a build makes it anew
+        for inside in (path, f"src/{path}"):
+            if not path.startswith("..") and os.path.isfile(f"{folder}/{inside}"):
+                found += [] if inside in sent else [f"{folder}/{inside}"]
+                break
+    return found
+
+
+def _below(root: ImportRoot) -> Iterator[str]:
+    for module in root.modules:
+        if os.path.isfile(f"{root.path}/{module}.py"):
+            yield f"{root.path}/{module}.py"
+        if os.path.islink(f"{root.path}/{module}"):
+            continue
+        for folder, inside, files in os.walk(f"{root.path}/{module}"):
+            inside[:] = [name for name in inside if name[:1] != "." and name != "__pycache__"]
+            yield from (f"{folder}/{name}" for name in files if name[:1] != "." and not name.endswith(".pyc"))
+
+
+def _sent(folder: str) -> set[str]:
+    """What travels of a folder; empty where that is not known, which others tell."""
+    try:
+        found = listing.collect(folder, max_root_bytes())
+    except RootError:
+        return set()
+    return {*found.files, *found.links}
 
 
 def _rows(record: Iterable[str]) -> dict[str, str]:

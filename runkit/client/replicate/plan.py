@@ -17,7 +17,7 @@ from runkit.client.host_platform import Platform
 from runkit.client.lock import Lock
 from runkit.client.replicate import levels
 from runkit.client.replicate.metadata import changed_since, metadata_wheel
-from runkit.client.replicate.origins import gone, is_other_file, local_path
+from runkit.client.replicate.origins import gone, ignored_among, ignored_of, is_other_file, local_path
 from runkit.client.scan import Distribution, ImportRoot, LocalEnvironment
 from runkit.client.trees import tree_digest
 from runkit.errors import SyncRefused, UsageError
@@ -245,6 +245,7 @@ class _Planner:
             entries = [entry for entry in entries if entry.name != name]
             entries.append(Planned(name, "", "extra", "for the cluster alone"))
         entries.sort(key=lambda entry: entry.name)
+        self._note_ignored(entries)
         self._note_conda()
         return Plan(
             self.local.python,
@@ -423,6 +424,17 @@ class _Planner:
         return tuple(
             root for root in self.local.roots if (root.owner is None or root.owner in synced) and root.owner != OWN
         )
+
+    def _note_ignored(self, entries: Iterable[Planned]) -> None:
+        for entry in entries:
+            found: list[str] = []
+            if entry.level == SYNCED:
+                found = ignored_among(root for root in self.local.roots if root.owner == entry.name)
+            elif entry.level == BUILT and self.here[entry.name].source == "directory" and entry.local:
+                found = ignored_of(self.here[entry.name], entry.local[1])
+            if found:
+                more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+                self.notes.append(f"{entry.name}: git ignores {', '.join(found[:3])}{more}, which do not travel")
 
     def _note_conda(self) -> None:
         named = [one.name for one in self.local.distributions if one.source == "conda" and one.name != OWN]
