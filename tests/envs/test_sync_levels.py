@@ -205,6 +205,9 @@ def test_ignored_only_and_extra(replicating: Client, host: Host, shop: Index, ve
     assert "as-is" not in str(caught.value)
     with pytest.raises(UsageError, match="crumble"):
         replicating.send(venv, rk.PackageSync(only=["crumble"]))
+    replicating.send(venv, rk.PackageSync(strict="as-is", ignore=["apple"]))
+    assert versions(host) == {"pie": "1.0", "quince": "1.0", "sourdough": "1.0"}
+    assert replicating.warnings == ["apple is ignored, and stays out: pie, sourdough need it"]
     replicating.send(venv, rk.PackageSync(ignore=["pie"]), reqs=["apple==2.0"])
     assert versions(host) == {"apple": "2.0", "quince": "1.0", "sourdough": "1.0"}
 

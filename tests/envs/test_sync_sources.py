@@ -33,6 +33,8 @@ def test_what_is_gone_is_not_taken_from_an_index(
     assert f"quince 1.0: it was installed from {quince}, which is not there any more" in str(caught.value)
     replicating.send(venv, rk.PackageSync(ignore=["plum"]), reqs=["quince==1.0"])
     assert versions(host) == {"apple": "2.0", "quince": "1.0"}
+    replicating.send(venv, rk.PackageSync(ignore=["plum"], extras=["quince==1.0"]))
+    assert versions(host) == {"apple": "2.0", "quince": "1.0"}
 
 
 def test_a_folder_in_an_archive_of_this_machine(replicating: Client, venv: Venv, tmp_path: Path) -> None:

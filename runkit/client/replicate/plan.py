@@ -219,7 +219,7 @@ class _Planner:
         self.same = target.is_here and _is_this_machine(local)
         self.critical = {*levels.CRITICAL, *sync.critical}
         self.given = {name for package in given if (name := name_of(package))}
-        self.extras = {name: package for package in sync.extras if (name := name_of(package))}
+        self.extras = {name for package in sync.extras if (name := name_of(package))}
         self.notes: list[str] = []
         self.here = {one.name: one for one in local.distributions}
 
@@ -228,8 +228,8 @@ class _Planner:
         wanted = self._closure(self.sync.only) if self.sync.only else set(self.here)
         entries, problems = [], []
         for one in self.local.distributions:
-            if one.name == OWN:
-                continue
+            if one.name == OWN or one.name in self.extras:
+                continue  # what is here of an extra does not matter, nor what is wrong with it
             if one.name not in wanted:
                 entries.append(Planned(one.name, one.version, IGNORED, "it is not among `only`, nor needed by those"))
                 continue
@@ -241,9 +241,7 @@ class _Planner:
             listed = "\n".join(f"  {problem}" for problem in problems)
             raise SyncRefused(f"the local environment cannot be replicated:\n{listed}")
         for package in self.sync.extras:
-            name = name_of(package) or str(package)
-            entries = [entry for entry in entries if entry.name != name]
-            entries.append(Planned(name, "", "extra", "for the cluster alone"))
+            entries.append(Planned(name_of(package) or str(package), "", "extra", "for the cluster alone"))
         entries.sort(key=lambda entry: entry.name)
         self._note_ignored(entries)
         self._note_conda()
@@ -408,11 +406,14 @@ class _Planner:
                     name = str(canonicalize_name(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0]))
                     if name in ignored and self._needed(line) is not None:
                         needing.setdefault(name, []).append(entry.name)
+        back, said = "comes back in", "comes back in, in any version"
+        if self.sync.strict == AS_IS:  # nothing brings what it needs
+            back, said = "is missing", "stays out"
         for name, by in needing.items():
             need = "needs" if len(by) == 1 else "need"
-            self.notes.append(f"{name} is ignored, and comes back in, in any version: {', '.join(by)} {need} it")
+            self.notes.append(f"{name} is ignored, and {said}: {', '.join(by)} {need} it")
         return [
-            replace(entry, why=f"{entry.why}; comes back in for {', '.join(needing[entry.name])}")
+            replace(entry, why=f"{entry.why}; {back} for {', '.join(needing[entry.name])}")
             if entry.name in needing
             else entry
             for entry in entries
