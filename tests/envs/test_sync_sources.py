@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from venvs import Client, Venv, project, versions
 
 import runkit as rk
 from runkit.cli.sync_plan import differences
+from runkit.client.replicate import replicate
+from runkit.client.scan import Note, scan
 from runkit.errors import SyncRefused
 from runkit.model.digest import file_digest
 
@@ -35,6 +38,17 @@ def test_what_is_gone_is_not_taken_from_an_index(
     assert versions(host) == {"apple": "2.0", "quince": "1.0"}
     replicating.send(venv, rk.PackageSync(ignore=["plum"], extras=["quince==1.0"]))
     assert versions(host) == {"apple": "2.0", "quince": "1.0"}
+
+
+def test_code_that_no_root_brings_is_named(replicating: Client, venv: Venv, tmp_path: Path) -> None:
+    """What a scan leaves aside is told where it is missing, and nothing else of it."""
+    notes = (
+        Note("/home/me", "is on sys.path, but is a home folder: its modules are left out", True),
+        Note("x", "is hidden"),
+    )
+    local = replace(scan(str(venv.python)), notes=notes)
+    replica = replicate(rk.env("e", package_sync=True), replicating.deployer.host, local=local)
+    assert replica.plan.notes == ("/home/me is on sys.path, but is a home folder: its modules are left out",)
 
 
 def test_a_folder_in_an_archive_of_this_machine(replicating: Client, venv: Venv, tmp_path: Path) -> None:

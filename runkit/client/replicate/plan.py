@@ -220,7 +220,7 @@ class _Planner:
         self.critical = {*levels.CRITICAL, *sync.critical}
         self.given = {name for package in given if (name := name_of(package))}
         self.extras = {name for package in sync.extras if (name := name_of(package))}
-        self.notes: list[str] = []
+        self.notes = [f"{note.about} {note.text}" for note in local.notes if note.matters]
         self.here = {one.name: one for one in local.distributions}
 
     def plan(self) -> Plan:

@@ -187,7 +187,7 @@ class _Scan:
             # pip and uv note what the user named. Others (builds of distributions, of conda) note a folder of their own.
             named = made.installer in ("pip", "uv")
             hint = "" if named else ": only an index can have it now"
-            self._notes.append(Note(one.name, f"was installed from {place}, which is gone{hint}"))
+            self._notes.append(Note(one.name, f"was installed from {place}, which is gone{hint}", not named))
             return replace(made, source=source) if named else made
         return replace(made, source=source)
 
@@ -234,7 +234,7 @@ class _Scan:
                 continue
             what = unfit(path)
             if what is not None:
-                self._notes.append(Note(path, f"is on sys.path, but is {what}: its modules are left out"))
+                self._notes.append(Note(path, f"is on sys.path, but is {what}: its modules are left out", True))
                 continue
             kind: RootKind = (
                 "editable"
