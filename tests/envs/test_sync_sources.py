@@ -40,6 +40,14 @@ def test_what_is_gone_is_not_taken_from_an_index(
     assert versions(host) == {"apple": "2.0", "quince": "1.0"}
 
 
+def test_a_folder_that_holds_nothing_now(replicating: Client, venv: Venv, tmp_path: Path) -> None:
+    plum = project(tmp_path / "plum", "plum")
+    venv.install(str(plum))
+    (plum / ".gitignore").write_text("*\n")
+    with pytest.raises(SyncRefused, match=r"plum: .* is empty"):
+        replicating.plan(venv)
+
+
 def test_code_that_no_root_brings_is_named(replicating: Client, venv: Venv, tmp_path: Path) -> None:
     """What a scan leaves aside is told where it is missing, and nothing else of it."""
     notes = (

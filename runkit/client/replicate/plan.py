@@ -20,7 +20,7 @@ from runkit.client.replicate.metadata import changed_since, metadata_wheel
 from runkit.client.replicate.origins import gone, ignored_among, ignored_of, is_other_file, local_path
 from runkit.client.scan import Distribution, ImportRoot, LocalEnvironment
 from runkit.client.trees import tree_digest
-from runkit.errors import SyncRefused, UsageError
+from runkit.errors import RootError, SyncRefused, UsageError
 from runkit.model.digest import file_digest
 from runkit.model.git_package import GitPackage
 from runkit.model.package import Package
@@ -237,6 +237,8 @@ class _Planner:
                 entries.append(self._one(one))
             except SyncRefused as error:
                 problems.append(str(error))
+            except (RootError, OSError) as error:  # the folder or file that it was installed from
+                problems.append(f"{one.name}: {error}")
         if problems:
             listed = "\n".join(f"  {problem}" for problem in problems)
             raise SyncRefused(f"the local environment cannot be replicated:\n{listed}")
