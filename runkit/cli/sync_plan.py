@@ -138,6 +138,8 @@ def print_differences(given: Namespace) -> int:
 
 def differences(plan: Plan, spec: dict[str, Any]) -> list[str]:
     """How the packages that an env was made of differ from a plan, a line for each."""
+    from runkit.client.replicate.levels import same  # noqa: PLC0415  (as in `sync scan`)
+
     there: dict[str, str] = dict(spec.get("packages") or ())
     found = []
     python = str(spec.get("python") or "")
@@ -145,7 +147,7 @@ def differences(plan: Plan, spec: dict[str, Any]) -> list[str]:
         found.append(f"Python is {plan.python} here and {python} there")
     for entry in plan.entries:
         version = there.pop(entry.name, "")
-        if entry.line and version != entry.version:
+        if entry.line and not same(version, entry.version):
             found.append(f"{entry.name} is {entry.version} here and {version or 'missing'} there")
     known = {"ray", "runkit"}  # what the cluster brings itself
     found += [

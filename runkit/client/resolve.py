@@ -77,7 +77,7 @@ def resolve(
     """
     if not any(installs(line) for line in requirements.lines):
         return Lock(target.python, target.uv_platform, ())
-    backend = torch.backend(target.driver, cwd)
+    backend = None if "--torch-backend" in options else torch.backend(target.driver, cwd)
     settings = index_settings(cwd, requirements)
     key = digest(
         [requirements.portable(), asdict(target), settings, [list(pair) for pair in prefer], backend, list(options)]

@@ -95,13 +95,22 @@ def test_strict_lists_all_that_differs(
             shop.folder / "simple" / name
         )
     venv.install("pywin32", "appnope", "pyobjc-core", "apple")
-    replicating.send(venv)
-    assert versions(host) == {"apple": "2.0"}
+    replicating.send(venv, rk.PackageSync(strict=True))  # a name says nothing about what runs on Linux here
+    assert set(versions(host)) == {"appnope", "apple", "pyobjc-core", "pywin32"}
+    of_mac = replace(scan(str(venv.python)), platform="macosx-14.0-arm64")
+
+    def plan(**sync: Any) -> Any:
+        return replicate(rk.env(name="m", package_sync=rk.PackageSync(**sync)), host.status()["host"], local=of_mac)
+
+    replicating.deploy(plan())
+    assert versions(host, "m") == {"apple": "2.0"}
     assert [text.split(" is ")[0] for text in replicating.warnings] == ["appnope 1.0", "pyobjc-core 1.0", "pywin32 1.0"]
     assert replicating.warnings[0].endswith("it is for macOS only")
     with pytest.raises(SyncRefused) as caught:
-        replicating.send(venv, rk.PackageSync(strict=True))
+        replicating.deploy(plan(strict=True))
     assert all(name in str(caught.value) for name in ("appnope", "pyobjc-core", "pywin32"))
+    with pytest.raises(SyncRefused, match=r"appnope 1\.0 is critical"):
+        plan(critical=["appnope"])
 
 
 def test_what_has_no_file_for_the_platform(shop: Index, venv: Venv, tmp_path: Path) -> None:
@@ -133,6 +142,18 @@ def test_an_inconsistent_environment(replicating: Client, host: Host, venv: Venv
     assert not replicating.send(venv, rk.PackageSync(strict="as-is")).changed
     with pytest.raises(UsageError, match="name"):
         replicating.send(venv, rk.PackageSync(strict="as-is"), name=None)
+
+
+def test_as_it_is_but_for_what_no_index_has(
+    replicating: Client, shop: Index, venv: Venv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.add(wheel(tmp_path, "quince", "1.5.1"))
+    venv.install("pie", "quince").install("--no-deps", "apple==2.0")
+    (shop.folder / "simple/quince/index.html").write_text("")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "fresh-cache"))
+    with pytest.raises(SyncRefused, match=r"no index has a file of quince 1\.5\.1") as caught:
+        replicating.send(venv, rk.PackageSync(strict="as-is"))
+    assert "pie" not in str(caught.value)
 
 
 def test_the_minor_version_of_python_is_critical(replicating: Client, host: Host, venv: Venv) -> None:
@@ -184,6 +205,9 @@ def test_ignored_only_and_extra(replicating: Client, host: Host, shop: Index, ve
     assert "as-is" not in str(caught.value)
     with pytest.raises(UsageError, match="crumble"):
         replicating.send(venv, rk.PackageSync(only=["crumble"]))
+    replicating.send(venv, rk.PackageSync(strict="as-is", ignore=["apple"]))
+    assert versions(host) == {"pie": "1.0", "quince": "1.0", "sourdough": "1.0"}
+    assert replicating.warnings == ["apple is ignored, and stays out: pie, sourdough need it"]
     replicating.send(venv, rk.PackageSync(ignore=["pie"]), reqs=["apple==2.0"])
     assert versions(host) == {"apple": "2.0", "quince": "1.0", "sourdough": "1.0"}
 

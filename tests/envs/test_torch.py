@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from packages import wheel
 
 from runkit.client.deploy import Deployer
 from runkit.client.host_platform import Platform
+from runkit.client.replicate import replicate
 from runkit.client.resolve import resolve
-from runkit.errors import EnvError
+from runkit.client.scan import Distribution, LocalEnvironment
+from runkit.errors import EnvError, ResolutionFailed, SyncRefused
 from runkit.model.env import env
 from runkit.server.hostinfo import gpu
 
@@ -97,6 +100,43 @@ def test_the_users_own_index_wins(way: str, world: Internet, tmp_path: Path, mon
     assert versions(reqs) == {"torch": "2.9.0+cu118"}
     assert versions(["torch==2.9.0+cu118", *reqs[1:]]) == {"torch": "2.9.0+cu118"}
     assert {path.split("/")[2] for path in world.asked_of(TORCH)} <= {"cu118"}
+
+
+def test_a_conflict_is_told_also_where_a_build_was_chosen(world: Internet) -> None:
+    with pytest.raises(ResolutionFailed, match=r"apple==9\.0") as caught:
+        versions(["torch==2.9.0+cpu", "apple==9.0"], options=("--torch-backend", "cpu"))
+    assert "multiple times" not in str(caught.value)
+
+
+def test_the_build_that_is_here_is_found(world: Internet, host: Host) -> None:
+    """Replicated, it is that build, whatever the host has; and what it has nothing to do with is told as it is."""
+    assert replicated(host, torch="2.9.0+cu118", apple="1.0") == {"apple": "1.0", "torch": "2.9.0+cu118"}
+    world.requests.clear()
+    with pytest.raises(SyncRefused, match=r"apple 1\.5"):
+        replicated(host, torch="2.9.0+cu126", apple="1.5")
+    assert {path.split("/")[2] for path in world.asked_of(TORCH)} == {"cu126"}
+
+
+def test_a_build_that_is_here_comes_from_the_users_own_index_or_none(
+    world: Internet, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.offer(f"{PYPI}/own/simple", wheel(tmp_path, "torch", "2.9.1"))
+    world.offer(f"{PYPI}/own/simple", wheel(tmp_path, "apple", "1.0", ["torch<2"]))
+    monkeypatch.setenv("UV_DEFAULT_INDEX", f"https://{PYPI}/own/simple")
+    assert replicated(host, torch="2.9.0+cpu") == {"torch": "2.9.1"}
+    with pytest.raises(ResolutionFailed, match="apple"):
+        replicated(host, torch="2.9.0+cpu", apple="1.0")
+    assert not world.asked_of(TORCH)
+
+
+def replicated(host: Host, **installed: str) -> dict[str, str]:
+    """What an environment with these packages comes to."""
+    here = [Distribution(name, version, "pip", "/x", "/x", ()) for name, version in installed.items()]
+    python = platform.python_version()
+    local = LocalEnvironment(python, "cpython", "/x", "/x", "venv", "linux-x86_64", tuple(here), ())
+    replica = replicate(env("e", package_sync=True), host.status()["host"], local=local)
+    lock = replica.solver(replica.env.requirements(), replica.plan.target)
+    return {package.name: package.version for package in lock.packages}
 
 
 def test_an_index_that_cannot_be_reached_is_named_with_what_to_do(world: Internet) -> None:

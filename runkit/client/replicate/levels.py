@@ -6,18 +6,18 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 CRITICAL = ("cloudpickle",)
 """Packages that carry code and results between the two sides."""
 
 _WINDOWS = (
     "comtypes", "dxcam", "pefile-win", "pypiwin32", "pyreadline", "pyreadline3", "pywin32", "pywin32-ctypes", "pywinauto", "pywinpty",
-    "win-inet-pton", "win-unicode-console", "win32-setctime", "winacl", "windows-curses", "winkerberos", "winrt-*", "winsdk",
+    "win-inet-pton", "win-unicode-console", "win32-setctime", "windows-curses", "winkerberos", "winrt-*", "winsdk",
     "wmi", "xlwings",
 )  # fmt: skip
 _MACOS = (
-    "appnope", "applaunchservices", "ds-store", "dmgbuild", "mac-alias", "macfsevents", "mlx", "mlx-metal", "py-applescript", "py2app",
+    "appnope", "applaunchservices", "macfsevents", "mlx-metal", "py-applescript", "py2app",
     "pync", "pyobjc", "pyobjc-*", "rumps", "tensorflow-macos", "tensorflow-metal",
 )  # fmt: skip
 
@@ -40,6 +40,18 @@ def is_portable(tags: Iterable[str]) -> bool:
 def platforms_of(tags: Iterable[str]) -> str:
     """The platforms that wheel tags name, for a message."""
     return ", ".join(dict.fromkeys(tag.rpartition("-")[2] for tag in tags)) or "this platform"
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two versions are the same, however they are spelled.
+
+    >>> same("2024.07.04", "2024.7.4")
+    True
+    """
+    try:
+        return Version(one) == Version(other)
+    except InvalidVersion:
+        return one == other
 
 
 def exact(version: str) -> str:

@@ -5,7 +5,6 @@ whatever else `importlib.metadata` tells of it are those of the install here.
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 import io
 import os
@@ -19,6 +18,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from runkit.client.lock import PROJECT_NOTE
+from runkit.client.replicate import levels
+from runkit.client.replicate.origins import recorded, stated_version
 from runkit.client.scan import Distribution
 from runkit.errors import SyncRefused
 
@@ -79,18 +80,15 @@ def changed_since(one: Distribution, folder: str) -> str:
 
     What a build made or left out is not compared: only files that lie in the folder under the path they are installed as, or below `src`.
     """
-    try:
-        with open(f"{one.info}/RECORD", encoding="utf-8", newline="") as record:
-            rows = [row for row in csv.reader(record) if len(row) > 1 and row[1].startswith("sha256=")]
-    except (OSError, ValueError, csv.Error):
-        return ""
-    for path, recorded, *_ in rows:
+    if (stated := stated_version(folder)) and not levels.same(stated, one.version):
+        return f"{folder}/pyproject.toml"
+    for path, hashed in recorded(one).items():
         for place in (f"{folder}/{path}", f"{folder}/src/{path}"):
             try:
                 content = Path(place).read_bytes()
             except OSError:
                 continue
-            if recorded != f"sha256={_hash(content)}":
+            if hashed != f"sha256={_hash(content)}":
                 return place
             break
     return ""

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -18,9 +17,10 @@ from runkit.client.host_platform import Platform
 from runkit.client.lock import Lock
 from runkit.client.replicate import levels
 from runkit.client.replicate.metadata import changed_since, metadata_wheel
+from runkit.client.replicate.origins import gone, ignored_among, ignored_of, is_other_file, local_path
 from runkit.client.scan import Distribution, ImportRoot, LocalEnvironment
 from runkit.client.trees import tree_digest
-from runkit.errors import SyncRefused, UsageError
+from runkit.errors import RootError, SyncRefused, UsageError
 from runkit.model.digest import file_digest
 from runkit.model.git_package import GitPackage
 from runkit.model.package import Package
@@ -31,6 +31,7 @@ OWN = "runkit"
 
 SYNCED = "synced"
 BUILT = "built"
+FROM_FILE = "file"
 GIVEN = "given"
 LEFT_OUT = "left out"
 IGNORED = "ignored"
@@ -69,12 +70,21 @@ class Planned:
     @property
     def is_exact(self) -> bool:
         """Whether it is over there what it is here, and needs what it needs here; what is built of a folder may have changed."""
-        return self.level in ("critical", "exact", AS_IS, SYNCED, "file") or self.line.startswith(GIT)
+        if self.changed:
+            return False
+        return self.level in ("critical", "exact", AS_IS, SYNCED, FROM_FILE) or self.line.startswith(GIT)
 
     @property
     def from_index(self) -> bool:
         """Whether an index is asked for a version of it."""
         return self.level in ("critical", "exact", "series", AS_IS)
+
+    @property
+    def differs(self) -> bool:
+        """Whether another version of it is over there, or none; of a tree that is not built yet nothing is known."""
+        if self.there is None or not (self.from_index or (self.there and self.level in (BUILT, FROM_FILE))):
+            return False
+        return not levels.same(self.there, self.version)
 
 
 @dataclass(frozen=True)
@@ -147,13 +157,13 @@ class Plan:
             if entry.level == LEFT_OUT:
                 found.append(f"{entry.name} {entry.version} is left out: {entry.why}")
             elif entry.changed:
+                now = "built of its folder as that is now" if entry.level == BUILT else "another file there"
                 found.append(
-                    f"{entry.name} {entry.version} is built of its folder as that is now: "
-                    f"{entry.changed} has changed since it was installed"
+                    f"{entry.name} {entry.version} is {now}: {entry.changed} has changed since it was installed"
                 )
             elif entry.level == IGNORED and entry.there and not self.with_ray:
                 found.append(f"{entry.name} is ignored and yet there, as {entry.there}: something needs it")
-            elif entry.from_index and entry.there is not None and entry.there != entry.version:
+            elif entry.differs:
                 there = f"is {entry.there} there" if entry.there else "is not there"
                 found.append(f"{entry.name} {entry.version} {there}" + (f": {entry.why}" if entry.why else ""))
         if not self.with_ray and not any(entry.level in ("extra", GIVEN) for entry in self.entries):
@@ -209,8 +219,8 @@ class _Planner:
         self.same = target.is_here and _is_this_machine(local)
         self.critical = {*levels.CRITICAL, *sync.critical}
         self.given = {name for package in given if (name := name_of(package))}
-        self.extras = {name: package for package in sync.extras if (name := name_of(package))}
-        self.notes: list[str] = []
+        self.extras = {name for package in sync.extras if (name := name_of(package))}
+        self.notes = [f"{note.about} {note.text}" for note in local.notes if note.matters]
         self.here = {one.name: one for one in local.distributions}
 
     def plan(self) -> Plan:
@@ -218,8 +228,8 @@ class _Planner:
         wanted = self._closure(self.sync.only) if self.sync.only else set(self.here)
         entries, problems = [], []
         for one in self.local.distributions:
-            if one.name == OWN:
-                continue
+            if one.name == OWN or one.name in self.extras:
+                continue  # what is here of an extra does not matter, nor what is wrong with it
             if one.name not in wanted:
                 entries.append(Planned(one.name, one.version, IGNORED, "it is not among `only`, nor needed by those"))
                 continue
@@ -227,14 +237,15 @@ class _Planner:
                 entries.append(self._one(one))
             except SyncRefused as error:
                 problems.append(str(error))
+            except (RootError, OSError) as error:  # the folder or file that it was installed from
+                problems.append(f"{one.name}: {error}")
         if problems:
             listed = "\n".join(f"  {problem}" for problem in problems)
             raise SyncRefused(f"the local environment cannot be replicated:\n{listed}")
         for package in self.sync.extras:
-            name = name_of(package) or str(package)
-            entries = [entry for entry in entries if entry.name != name]
-            entries.append(Planned(name, "", "extra", "for the cluster alone"))
+            entries.append(Planned(name_of(package) or str(package), "", "extra", "for the cluster alone"))
         entries.sort(key=lambda entry: entry.name)
+        self._note_ignored(entries)
         self._note_conda()
         return Plan(
             self.local.python,
@@ -258,13 +269,17 @@ class _Planner:
             return Planned(one.name, one.version, GIVEN, "the env's reqs say what it is over there")
         if one.name in self.sync.ignore:
             return Planned(one.name, one.version, IGNORED, "as asked for")
-        if system := levels.platform_only(one.name):
+        # Whatever its name, what is installed on Linux runs there.
+        system = None if self.local.platform.startswith("linux-") else levels.platform_only(one.name)
+        if system and one.name in self.critical:
+            raise SyncRefused(f"{one.name} {one.version} is critical, and it is for {system} only")
+        if system:
             return Planned(one.name, one.version, LEFT_OUT, f"it is for {system} only", portable=False)
         if one.source == "editable":
             return self._editable(one)
         if one.source == "directory":
             assert one.direct_url is not None  # what made it a directory
-            folder = _local_path(one.direct_url)
+            folder = local_path(one.direct_url)
             if (changed := changed_since(one, folder)) and one.name in self.critical:
                 raise SyncRefused(
                     f"{one.name} {one.version} is critical, and {changed} has changed since it was installed"
@@ -309,7 +324,7 @@ class _Planner:
 
     def _built(self, one: Distribution, folder: str, why: str = "") -> Planned:
         if not os.path.isdir(folder):
-            raise SyncRefused(f"{one.name}: it was installed from {folder}, which is not there any more")
+            raise gone(one, folder)
         tree = tree_digest(Path(folder))
         line, why = f"{TREE}{tree}/{one.name}", f"from {folder}" + (f": {why}" if why else "")
         return Planned(one.name, one.version, BUILT, why, line, (tree, folder))
@@ -331,13 +346,25 @@ class _Planner:
         assert one.direct_url is not None  # what made it an archive
         url: str = one.direct_url["url"]
         if url.startswith("file:"):
-            path = _local_path(one.direct_url)
-            return self._file(one, "file", path, Path(path))
+            path = local_path(one.direct_url)
+            if not os.path.isfile(path):
+                raise gone(one, path)
+            if one.direct_url.get("subdirectory"):
+                raise SyncRefused(
+                    f"{one.name}: it comes from the folder {one.direct_url['subdirectory']} of the archive {path}: unpack that, and "
+                    "install it from there"
+                )
+            changed = path if is_other_file(one, path) else ""
+            if changed and one.name in self.critical:
+                raise SyncRefused(
+                    f"{one.name} {one.version} is critical, and {path} has changed since it was installed"
+                )
+            return replace(self._file(one, FROM_FILE, path, Path(path)), changed=changed)
         sha256 = (one.direct_url.get("archive_info") or {}).get("hashes", {}).get("sha256")
         below = [f"sha256={sha256}"] if sha256 else []
         below += [f"subdirectory={one.direct_url['subdirectory']}"] if one.direct_url.get("subdirectory") else []
         line = f"{one.name} @ {url}" + (f"#{'&'.join(below)}" if below else "")
-        return Planned(one.name, one.version, "file", url, line)
+        return Planned(one.name, one.version, FROM_FILE, url, line)
 
     # -- what hangs together
 
@@ -381,11 +408,14 @@ class _Planner:
                     name = str(canonicalize_name(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0]))
                     if name in ignored and self._needed(line) is not None:
                         needing.setdefault(name, []).append(entry.name)
+        back, said = "comes back in", "comes back in, in any version"
+        if self.sync.strict == AS_IS:  # nothing brings what it needs
+            back, said = "is missing", "stays out"
         for name, by in needing.items():
             need = "needs" if len(by) == 1 else "need"
-            self.notes.append(f"{name} is ignored, and comes back in, in any version: {', '.join(by)} {need} it")
+            self.notes.append(f"{name} is ignored, and {said}: {', '.join(by)} {need} it")
         return [
-            replace(entry, why=f"{entry.why}; comes back in for {', '.join(needing[entry.name])}")
+            replace(entry, why=f"{entry.why}; {back} for {', '.join(needing[entry.name])}")
             if entry.name in needing
             else entry
             for entry in entries
@@ -397,6 +427,17 @@ class _Planner:
         return tuple(
             root for root in self.local.roots if (root.owner is None or root.owner in synced) and root.owner != OWN
         )
+
+    def _note_ignored(self, entries: Iterable[Planned]) -> None:
+        for entry in entries:
+            found: list[str] = []
+            if entry.level == SYNCED:
+                found = ignored_among(root for root in self.local.roots if root.owner == entry.name)
+            elif entry.level == BUILT and self.here[entry.name].source == "directory" and entry.local:
+                found = ignored_of(self.here[entry.name], entry.local[1])
+            if found:
+                more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+                self.notes.append(f"{entry.name}: git ignores {', '.join(found[:3])}{more}, which do not travel")
 
     def _note_conda(self) -> None:
         named = [one.name for one in self.local.distributions if one.source == "conda" and one.name != OWN]
@@ -422,11 +463,6 @@ def _has_extensions(project: str) -> bool:
         if any(name.endswith((".so", ".pyd")) for name in files):
             return True
     return False
-
-
-def _local_path(direct_url: Mapping[str, Any]) -> str:
-    path = unquote(urlsplit(direct_url["url"]).path)
-    return os.path.join(path, direct_url["subdirectory"]) if direct_url.get("subdirectory") else path
 
 
 def name_of(package: Package | GitPackage) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from runkit.client import torch
 from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact, Lock, Locked, version_of
 from runkit.client.progress import Report
@@ -39,6 +40,7 @@ class Solver:
         self.plan = plan
         self.progress = progress
         self._entries = {entry.line: entry for entry in plan.entries if entry.from_index}
+        self._builds = _torch_builds(plan)
         self._why: dict[str, str] = {}
         self._options: list[str] = ["--no-deps"] if plan.sync.strict == AS_IS else []
 
@@ -66,7 +68,7 @@ class Solver:
         def look(wanted: Requirements, *options: str) -> Lock:
             kept = None if upgrade else cache
             # PyTorch comes in the build for the host's GPU or its lack, unless it is to be exactly the one that is here.
-            exactly = self.plan.sync.strict or "--torch-backend" in self._options
+            exactly = self.plan.sync.strict or self._builds
             return resolve(
                 wanted,
                 replace(target, driver=None) if exactly else target,
@@ -81,7 +83,7 @@ class Solver:
         pins = Pins(None if upgrade else cache, target, settings)
         lock = self._known(requirements, target, pins, look)
         if lock is None:
-            lock = self._solve(requirements, look)
+            lock = self._solve(requirements, look, cwd)
             pins.keep(lock.packages)
         self.plan = replace(self.plan, target=target).solved(lock, self._why)
         self._tell()
@@ -111,14 +113,14 @@ class Solver:
             packages += more
         return Lock(target.python, target.uv_platform, tuple(sorted(packages, key=lambda package: package.name)))
 
-    def _solve(self, wanted: Requirements, look: Callable[..., Lock]) -> Lock:
+    def _solve(self, wanted: Requirements, look: Callable[..., Lock], cwd: str | Path) -> Lock:
         try:
             return look(wanted)
         except ResolutionFailed as error:
             refused = error
-        if backend := _torch_backend(self.plan):
-            # Not before the user's own indexes were asked for that build.
-            self._options += ["--torch-backend", backend]
+        if self._builds and not _has_own_index(wanted, cwd) and not _exists(list(self._builds), wanted, look):
+            # The indexes that are configured were asked first, and what failed is that they lack this build.
+            self._options += ["--torch-backend", next(iter(self._builds.values()))]
             try:
                 return look(wanted)
             except ResolutionFailed as error:
@@ -144,14 +146,9 @@ class Solver:
     def _without_missing(self, wanted: Requirements, look: Callable[..., Lock]) -> Requirements:
         """Give what exists nowhere for the target in its version another one of its series, or none where that is right."""
         asked = [line for line in wanted.lines if line in self._entries]
-        settings = tuple(line for line in wanted.lines if line.startswith("-"))
 
         def exists(lines: Sequence[str]) -> bool:
-            try:
-                look(Requirements((*settings, *lines), origins=("",) * (len(settings) + len(lines))), "--no-deps")
-            except ResolutionFailed:
-                return False
-            return True
+            return _exists(lines, wanted, look)
 
         replaced: dict[str, str] = {}
         problems: list[str] = []
@@ -200,6 +197,13 @@ class Solver:
         return type(error)(text, output=said)
 
     def _tell(self) -> None:
+        critical = {*levels.CRITICAL, *self.plan.sync.critical}
+        wrong = [entry for entry in self.plan.entries if entry.name in critical and entry.differs]
+        if wrong:
+            listed = "\n".join(
+                f"  {one.name} {one.version} is critical, and {one.there or 'not'} there" for one in wrong
+            )
+            raise SyncRefused(f"the local environment cannot be replicated:\n{listed}")
         found = self.plan.deviations()
         if found and self.plan.sync.strict is True:
             listed = "\n".join(f"  {one}" for one in found)
@@ -237,9 +241,25 @@ def _with_lines(wanted: Requirements, replaced: Mapping[str, str]) -> Requiremen
     return replace(wanted, lines=tuple(line for line, _ in kept), origins=tuple(origin for _, origin in kept))
 
 
-def _torch_backend(plan: Plan) -> str | None:
-    """The backend of torch here, where its version says which: uv knows the index for it."""
-    for entry in plan.entries:
-        if entry.from_index and entry.name.startswith("torch") and (backend := levels.torch_backend(entry.version)):
-            return backend
-    return None
+def _exists(lines: Sequence[str], wanted: Requirements, look: Callable[..., Lock]) -> bool:
+    """Whether each of these has a file for the target, whatever it needs; asked of the indexes that the requirements name."""
+    settings = tuple(line for line in wanted.lines if line.startswith("-"))
+    try:
+        look(Requirements((*settings, *lines), origins=("",) * (len(settings) + len(lines))), "--no-deps")
+    except ResolutionFailed:
+        return False
+    return True
+
+
+def _torch_builds(plan: Plan) -> dict[str, str]:
+    """The lines that ask for one build of torch or a relative of it, with uv's name for its backend: it knows the index."""
+    return {
+        entry.line: backend
+        for entry in plan.entries
+        if "+" in entry.line and entry.name.startswith("torch") and (backend := levels.torch_backend(entry.version))
+    }
+
+
+def _has_own_index(wanted: Requirements, cwd: str | Path) -> bool:
+    """Whether the user has chosen where PyTorch comes from: it is asked for nowhere else then."""
+    return torch.names_own_index(wanted.lines) or torch.backend("", cwd) is None

@@ -9,24 +9,20 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from runkit.client.scan.model import Source
+from runkit.model.urls import without_secrets
 
 _VARIABLES = r"\$\{[A-Za-z0-9-_]+\}(:\$\{[A-Za-z0-9-_]+\})?"  # PEP 610 lets references to variables stay
-_SECRET = r"(?i)([?&;](?:access_token|private_token|token|sig|signature|password|x-amz-[a-z-]+|x-goog-[a-z-]+)=)[^&;#]*"
 _CACHES = ("/pypoetry/artifacts/", "/pypoetry/cache/artifacts/")  # poetry before 1.2 noted where its download lay
 
 
 def without_credentials(url: str) -> str:
-    """The URL without user and password; the user stays where it is no secret (`ssh://git@…`)."""
-    scheme, mark, rest = url.partition("://")
-    if not mark:
+    """The URL without logins and tokens; the user stays where it is no secret (`ssh://git@…`)."""
+    if url.lower().startswith("file:"):
         return url
-    authority, slash, path = rest.partition("/")
-    login, at, host = authority.rpartition("@")
-    if at and not re.fullmatch(_VARIABLES, login):
-        user = login.partition(":")[0]
-        keep = user if "ssh" in scheme else ""
-        authority = f"{keep}@{host}" if keep else host
-    return scheme + mark + authority + slash + (re.sub(_SECRET, r"\1", path) if "=" in path else path)
+    login = url.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    if re.fullmatch(_VARIABLES, login):
+        return without_secrets(url.replace(f"{login}@", "", 1)).replace("://", f"://{login}@", 1)
+    return without_secrets(url)
 
 
 def folder(found: Mapping[str, Any] | None) -> str | None:

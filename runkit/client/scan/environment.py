@@ -184,10 +184,11 @@ class _Scan:
                 self._notes.append(Note(one.name, f"its project {place} is gone"))
             return replace(made, source=source, editable=place, roots=code.roots, mapping=code.mapping)
         if place is not None and not os.path.exists(place):
-            self._notes.append(
-                Note(one.name, f"was installed from {place}, which is gone: only an index can have it now")
-            )
-            return made
+            # pip and uv note what the user named. Others (builds of distributions, of conda) note a folder of their own.
+            named = made.installer in ("pip", "uv")
+            hint = "" if named else ": only an index can have it now"
+            self._notes.append(Note(one.name, f"was installed from {place}, which is gone{hint}", not named))
+            return replace(made, source=source) if named else made
         return replace(made, source=source)
 
     def _without_url(self, made: Distribution, one: Candidate) -> Distribution:
@@ -233,7 +234,7 @@ class _Scan:
                 continue
             what = unfit(path)
             if what is not None:
-                self._notes.append(Note(path, f"is on sys.path, but is {what}: its modules are left out"))
+                self._notes.append(Note(path, f"is on sys.path, but is {what}: its modules are left out", True))
                 continue
             kind: RootKind = (
                 "editable"

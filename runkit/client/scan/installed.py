@@ -77,7 +77,7 @@ def candidates(folder: str, infos: Iterable[str], code: bool, cache: Cache, note
         except FileNotFoundError:
             continue  # it went meanwhile
         except OSError as error:
-            notes.append(Note(info, f"cannot be read: {error.strerror}"))
+            notes.append(Note(info, f"cannot be read: {error.strerror}", True))
             continue
         if not record.name and not record.version:
             notes.append(Note(info, "has no metadata: what an interrupted installation left; it is ignored"))

@@ -114,10 +114,12 @@ class Note:
     Attributes:
         about: a distribution's name, or a path.
         text: what is with it, for a person.
+        matters: whether something that works here may be missing, or be another, where the environment is replicated.
     """
 
     about: str
     text: str
+    matters: bool = False
 
 
 @dataclass(frozen=True, repr=False)
