@@ -181,5 +181,6 @@ class Head:
                 "trouble": self.trouble,
             },
             "envs": {name: self.envs.get(name).summary(by_env.get(name, [])) for name in self.envs.names()},
+            "installing": self.envs.changes.names(),
             "clients": [client.as_json() for client in self.clients],
         }
