@@ -49,7 +49,7 @@ def list_envs(given: Namespace) -> int:
     with server_of(cluster_of(given.name)) as api:
         if api is None:
             return _down(given)
-        said = api.json("GET", "/v1/envs?sizes=1")["envs"]
+        said = api.json("GET", "/v1/envs?sizes=1", timeout=env_status.SIZES_S)["envs"]
     if given.json:
         print(json.dumps(said, indent=2))
         return 0
@@ -67,7 +67,7 @@ def show(given: Namespace) -> int:
         if api is None:
             return _down(given)
         spec = api.json("GET", f"/v1/envs/{given.env}/spec")
-        said = api.json("GET", "/v1/envs?sizes=1")["envs"]
+        said = api.json("GET", f"/v1/envs?sizes=1&env={given.env}", timeout=env_status.SIZES_S)["envs"]
     env = next(one for one in env_status.read(said) if given.env in (one.name, one.alias))
     asked = {name: spec[name] for name in _ASKED if spec.get(name)}
     # The values of variables may be anything; a terminal is no place for them.

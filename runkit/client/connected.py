@@ -235,7 +235,7 @@ class Connected:
         Example:
             >>> cluster.env_lock("np_env", "pylock.toml")  # doctest: +SKIP
         """
-        name = self.env_status(env).name
+        name = self._env_named(env)
         spec = self.link.api.json("GET", f"/v1/envs/{name}/spec")
         if not spec.get("lock"):
             raise EnvError(f"env {name!r} was not resolved by a client: it is as it is on a new cluster")
@@ -255,7 +255,7 @@ class Connected:
             >>> cluster.env_list()  # doctest: +SKIP
             [<env 'default': ready, Python 3.11.9, 14 packages, 312 MB on disk, process 4711, 61 MB>]
         """
-        return env_status.read(self.link.api.json("GET", "/v1/envs?sizes=1")["envs"])
+        return env_status.read(self.link.api.json("GET", "/v1/envs?sizes=1", timeout=env_status.SIZES_S)["envs"])
 
     @plainly
     def env_status(self, env: EnvLike = None) -> EnvStatus:
@@ -267,10 +267,14 @@ class Connected:
         Raises:
             EnvNotFound: the cluster has none of that name.
         """
-        name = (env if isinstance(env, str) else as_env(env).target) if env is not None else DEFAULT_ENV
-        check_name("env", name)
-        [found] = env_status.read(self.link.api.json("GET", f"/v1/envs?sizes=1&env={name}")["envs"])
+        name = self._env_named(env)
+        said = self.link.api.json("GET", f"/v1/envs?sizes=1&env={name}", timeout=env_status.SIZES_S)["envs"]
+        [found] = env_status.read(said)
         return found
+
+    def _env_named(self, env: EnvLike) -> str:
+        name = (env if isinstance(env, str) else as_env(env).target) if env is not None else DEFAULT_ENV
+        return check_name("env", name)
 
     @plainly
     def remove_env(self, env: Env | str) -> tuple[str, ...]:

@@ -9,6 +9,9 @@ from typing import Any
 
 from runkit.wire.names import DEFAULT_ENV
 
+SIZES_S = 600.0
+"""Seconds the host may take to look how large envs are: on a cold disk or NFS large ones take minutes."""
+
 
 @dataclass(frozen=True)
 class EnvStatus:

@@ -121,6 +121,8 @@ class Git:
             with held(_home() / f".{_id(package.git_url)}.lock"):
                 if not place.is_dir():
                     self._make(package, commit, place)
+        with contextlib.suppress(OSError):
+            os.utime(place / ".git")  # it is used: see runkit.client.leftovers
         folder = place / package.subdirectory
         if not folder.is_dir():
             raise ResolutionFailed(f"{package} has no folder {package.subdirectory!r} at {commit[:12]}")

@@ -1,18 +1,21 @@
 """The server comes back when its host starts: by systemd where that runs, otherwise by cron.
 
 Both run `servers/<port>/boot`, which every start of the server writes anew, so that it is the runkit of today that comes back.
-Nobody's secrets are in it. The envs' plans are kept, with their variables; secrets are not.
+The secrets of envs are not in it; a proxy may have a password, and only this user can read the file. The envs' plans are kept, with
+their variables; secrets are not.
 """
 
 from __future__ import annotations
 
 import getpass
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from runkit.errors import SetupFailed
@@ -23,7 +26,14 @@ SYSTEMD_RUNS = Path("/run/systemd/system")
 """There where systemd is the one that starts services (sd_booted(3))."""
 
 # What the server, and so every env, should find as it is now.
-_KEPT_VARIABLES = ("HOME", "PATH", "LANG", "LC_ALL", "TZ", "RUNKIT_RUNTIME_DIR", "LD_LIBRARY_PATH")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+_KEPT_VARIABLES = (
+    *("HOME", "PATH", "LANG", "LC_ALL", "TZ", "RUNKIT_RUNTIME_DIR", "LD_LIBRARY_PATH"),
+    *("UV_NATIVE_TLS", "UV_SYSTEM_CERTS", "UV_OFFLINE", "UV_PYTHON_INSTALL_MIRROR"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *_PROXIES,
+    *(name.lower() for name in _PROXIES),
+)
 
 _UNIT = """\
 # Made by runkit (`runkit server enable`); `runkit server disable` removes it.
@@ -85,6 +95,10 @@ def enable(port: int, say: Say = lambda text: None) -> str:
             tried.append(str(error))
             continue
         say(f"the server on port {port} starts with this host, by {how}")
+        if how == "cron" and not _cron_runs():
+            say(
+                "no cron daemon is seen to run here (containers have none, as a rule): without one nothing is started at boot"
+            )
         return how
     raise SetupFailed(
         f"nothing on this machine can start the server at boot: {'; '.join(tried)}. "
@@ -98,7 +112,7 @@ def disable(port: int) -> bool:
     found = False
     for folder, scope in ((SYSTEM_UNITS, ()), (_user_units(), ("--user",))):
         unit = folder / _unit_name(settings)
-        if unit.exists() and os.access(folder, os.W_OK):
+        if _is_ours(unit, settings) and os.access(folder, os.W_OK):
             found = True
             _try("systemctl", *scope, "disable", unit.name)
             unit.unlink()
@@ -169,6 +183,25 @@ def _install_unit(folder: Path, settings: Settings, system: bool) -> None:
         raise SetupFailed(f"systemd refuses the unit: {why}")
 
 
+def _is_ours(unit: Path, settings: Settings) -> bool:
+    """Whether a unit is there and starts this server: one on the same port may have another RUNKIT_HOME."""
+    try:
+        return _in_unit(str(script_of(settings))) in unit.read_text()
+    except OSError:
+        return False
+
+
+def _cron_runs() -> bool:
+    """Whether a cron daemon is seen, by its process or by what it notes of itself."""
+    if any(Path("/run").glob("*cron*.pid")):
+        return True
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        with suppress(OSError):
+            if re.fullmatch("(a|f|b|s)?crond?|cronie", comm.read_text().strip()):
+                return True
+    return False
+
+
 def _by_cron(settings: Settings) -> str:
     if not shutil.which("crontab"):
         raise SetupFailed("there is no cron")
@@ -178,16 +211,32 @@ def _by_cron(settings: Settings) -> str:
 
 
 def _crontab() -> list[str]:
-    done = subprocess.run(["crontab", "-l"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    return done.stdout.splitlines() if done.returncode == 0 else []
+    """The lines of this user's crontab, byte for byte.
+
+    Raises:
+        SetupFailed: it cannot be read: to write it anew would lose it.
+    """
+    done = _run_crontab("-l")
+    if done.returncode == 0:
+        return os.fsdecode(done.stdout).removesuffix("\n").split("\n") if done.stdout else []
+    said = os.fsdecode(done.stderr).strip()
+    if re.search("no crontab|no such file", said.lower()):  # the latter is busybox's
+        return []
+    raise SetupFailed(f"the crontab cannot be read: {said or f'crontab ended with {done.returncode}'}")
 
 
 def _write_crontab(lines: list[str]) -> None:
-    done = subprocess.run(
-        ["crontab", "-"], input="".join(f"{line}\n" for line in lines), capture_output=True, text=True
-    )
+    done = _run_crontab("-", os.fsencode("".join(f"{line}\n" for line in lines)))
     if done.returncode:
-        raise SetupFailed(f"crontab refuses: {done.stderr.strip()}")
+        raise SetupFailed(f"crontab refuses: {os.fsdecode(done.stderr).strip()}")
+
+
+def _run_crontab(what: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, "LC_ALL": "C"}  # what it says is looked at
+    try:
+        return subprocess.run(["crontab", what], input=given, capture_output=True, timeout=60, env=environment)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SetupFailed(f"crontab does not work: {error}") from error
 
 
 def _try(*command: str) -> str:

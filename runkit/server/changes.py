@@ -35,6 +35,10 @@ class Changes:
         """Whether something is being made of the env, or waits for its turn."""
         return bool(self._wanted.get(name))
 
+    def names(self) -> list[str]:
+        """The envs of which something is being made."""
+        return sorted(name for name, wanted in self._wanted.items() if wanted)
+
     def give_up(self, name: str) -> None:
         """Nobody wants what is being made of that env."""
         for given_up in self._wanted.get(name, ()):

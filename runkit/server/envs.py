@@ -44,6 +44,7 @@ class Envs:
         directory: who owns which key, and the lines to the workers.
 
     Attributes:
+        changes: what is being made of them.
         ray_up: set while servlets can be made.
         ray_lost: set once they never can be again; `trouble` says why.
     """
@@ -53,7 +54,7 @@ class Envs:
         self._ray = ray
         self._directory = directory
         self._envs: dict[str, Env] = {}
-        self._changes = Changes()
+        self.changes = Changes()
         self._tasks: set[asyncio.Task[None]] = set()
         self.ray_up = asyncio.Event()
         self.ray_lost = asyncio.Event()
@@ -182,8 +183,8 @@ class Envs:
 
     async def _up(self, name: str) -> None:
         given_up = asyncio.Event()
-        with self._changes.noted(name, given_up):
-            async with self._changes.lock(name):
+        with self.changes.noted(name, given_up):
+            async with self.changes.lock(name):
                 await self._ray_is_up(name, given_up)  # its servlet may be taken over from an earlier server until then
                 env = self.get(name)
                 if env.servlet is None:
@@ -210,10 +211,10 @@ class Envs:
             )
             yield {"error": problems.to_json(error)}
             return
-        with self._changes.noted(name, given_up):
-            if self._changes.lock(name).locked():
+        with self.changes.noted(name, given_up):
+            if self.changes.lock(name).locked():
                 yield {"phase": "wait for another change of the same env"}
-            if not await turn(self._changes.lock(name), given_up):
+            if not await turn(self.changes.lock(name), given_up):
                 yield {
                     "error": problems.to_json(InstallFailed(f"the set-up of env {name!r} was ended before it began"))
                 }
@@ -229,11 +230,11 @@ class Envs:
                 async for event in self._install(env, plan, held, given_up):
                     yield event
             finally:
-                self._changes.lock(name).release()
+                self.changes.lock(name).release()
 
     async def give_up(self) -> None:
         """End whatever is being built; afterwards no env can be changed any more."""
-        await self._changes.end()
+        await self.changes.end()
 
     async def _install(
         self, env: Env, plan: dict[str, Any], secrets: Held, given_up: asyncio.Event
@@ -405,7 +406,7 @@ class Envs:
         """Replace the env's worker (only if it is of that generation, and at that call and no other); {lost: keys, worker}."""
         name = self.real_name(name)
         # Whoever ends a call does not wait until somebody else's build has ended; the servlet replaces its worker once at a time.
-        async with self._changes.lock(name) if only_call is None else nullcontext():
+        async with self.changes.lock(name) if only_call is None else nullcontext():
             env = self.get(name)
             servlet = env.servlet
             if servlet is None:
@@ -428,10 +429,10 @@ class Envs:
             SetupFailed: that cannot be made any more; the default env is as it was.
         """
         name = self.real_name(name)
-        if not self._changes.under_way(name):
+        if not self.changes.under_way(name):
             self.get(name)
-        self._changes.give_up(name)
-        async with self._changes.lock(name):
+        self.changes.give_up(name)
+        async with self.changes.lock(name):
             if (env := self._envs.get(name)) is None:
                 return []
             if name == DEFAULT_ENV:  # first what takes its place: every other env is found beside a default env

@@ -25,6 +25,9 @@ FIRST_COLLECT_SECONDS = 60.0
 COLLECT_SECONDS = 3600.0
 """After its start, and how often from then on, the server looks for what is of no more use."""
 
+TOUCH_SECONDS = 900.0
+"""How often other hosts with the same home are told that this server's code is in use; they leave alone what was within the hour."""
+
 log = logging.getLogger("runkit.server")
 
 
@@ -62,17 +65,25 @@ class Head:
         self._control = await self.directory.listen(self.settings.control)
         for folder in ("wheels", "python"):
             self.spawn(asyncio.to_thread(incoming.sweep, self.settings.home / folder))
-        await asyncio.gather(self._connect_to_ray(), self.envs.prepare())
+        self.spawn(self._stay())
+        # What is asked of the host once may take seconds: nobody who asks for the status waits for it.
+        facts = asyncio.to_thread(host_facts, self.settings)
+        await asyncio.gather(self._connect_to_ray(), self.envs.prepare(), facts)
         self.directory.settled.set()
         self.envs.ray_up.set()
         await self.envs.start()
         self.spawn(self._collect())
 
+    async def _stay(self) -> None:
+        """Note every now and then that this code is in use."""
+        while True:
+            await asyncio.to_thread(gc.touch_code, self.settings.code)
+            await asyncio.sleep(TOUCH_SECONDS)
+
     async def _collect(self) -> None:
         """Remove now and then what nobody uses any more."""
         for pause in itertools.chain([FIRST_COLLECT_SECONDS], itertools.repeat(COLLECT_SECONDS)):
             await asyncio.sleep(pause)
-            gc.touch_code(self.settings.code)
             removed = await asyncio.to_thread(gc.collect, self.settings.home)
             if removed:
                 size = sum(one.size for one in removed)
@@ -173,7 +184,7 @@ class Head:
             "port": settings.port,
             "home": str(settings.home),
             "log": str(settings.log),
-            "host": host_facts(settings),
+            "host": await asyncio.to_thread(host_facts, settings),
             "ray": {
                 "version": self.ray.version,
                 "address": address(settings),
@@ -181,5 +192,6 @@ class Head:
                 "trouble": self.trouble,
             },
             "envs": {name: self.envs.get(name).summary(by_env.get(name, [])) for name in self.envs.names()},
+            "installing": self.envs.changes.names(),
             "clients": [client.as_json() for client in self.clients],
         }

@@ -120,7 +120,10 @@ def _settle_with_running(settings: Settings, running: ProcessId, say: Say) -> di
 def why_busy(status: Mapping[str, Any]) -> str:
     """Who or what would lose something if the server ended now; empty if nobody."""
     reasons = [f"client {client['id'] or client['address']} is connected" for client in status["clients"]]
+    reasons += [f"env {name!r} is being installed" for name in status.get("installing") or ()]
     for name, env in status["envs"].items():
+        if held := sorted(set(env.get("secrets") or ()) - set(env.get("secrets_lost") or ())):
+            reasons.append(f"env {name!r} holds secrets, which are in memory alone ({', '.join(held)})")
         running = (env.get("worker") or {}).get("running", 0)
         if running:
             reasons.append(f"{running} call(s) run in env {name!r}")

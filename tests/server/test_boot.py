@@ -217,3 +217,80 @@ def test_where_nothing_starts_programs_at_boot(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(SetupFailed, match=r"no cron.*run, as .*: sh .*/servers/32300/boot"):
         boot.enable(32300)
     assert not boot.disable(32300)
+
+
+FULL = b"@daily /bin/true # caf\xe9\x0c\n30 2 * * * echo a\xe2\x80\xa8b\n"
+
+
+@pytest.fixture
+def crontab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What this user's crontab holds, on a machine with nothing but cron."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "crontab"
+    program.write_text(CRONTAB)
+    program.chmod(0o755)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RUNKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    monkeypatch.setattr(boot, "SYSTEMD_RUNS", tmp_path / "nothing")
+    return tmp_path / "crontab"
+
+
+def test_a_crontab_stays_as_it_is_but_for_one_line(crontab: Path) -> None:
+    crontab.write_bytes(FULL)
+    assert boot.enable(32300) == "cron"
+    said: list[str] = []
+    assert boot.enable(32300, said.append) == "cron"
+    assert any("no cron daemon" in line for line in said) is not boot._cron_runs()
+    before, _, added = crontab.read_bytes().rpartition(b"@reboot")
+    assert before == FULL
+    assert b"/servers/32300/boot start" in added
+    assert boot.disable(32300)
+    assert crontab.read_bytes() == FULL
+
+
+def test_a_crontab_that_cannot_be_read_is_not_written(crontab: Path) -> None:
+    program = crontab.parent / "bin" / "crontab"
+    crontab.write_bytes(FULL)
+    program.write_text('#!/bin/sh\n[ "$1" = -l ] && { echo cannot open the spool >&2; exit 1; }\ncat >~/crontab\n')
+    with pytest.raises(SetupFailed, match="cannot open the spool"):
+        boot.enable(32300)
+    assert crontab.read_bytes() == FULL
+    program.write_text('#!/bin/sh\n[ "$1" = -l ] && { echo no crontab for you >&2; exit 1; }\ncat >~/crontab\n')
+    assert boot.enable(32300) == "cron"
+    assert crontab.read_bytes().startswith(b"@reboot")
+
+
+def test_a_server_started_at_boot_reaches_what_it_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNKIT_HOME", str(tmp_path))
+    kept = {
+        "https_proxy": "http://me:p'ss@proxy:3128",
+        "NO_PROXY": "localhost",
+        "UV_OFFLINE": "1",
+        "UV_NATIVE_TLS": "1",
+    }
+    for name, value in kept.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("A_TOKEN", "secret")
+    script = boot.write_script(Settings.of(32300))
+    exports = "".join(line for line in script.read_text().splitlines(keepends=True) if line.startswith("export "))
+    shown = subprocess.run(["/bin/sh", "-c", f"{exports}env"], env={}, capture_output=True, text=True).stdout
+    assert {f"{name}={value}" for name, value in kept.items()} <= set(shown.splitlines())
+    assert "A_TOKEN" not in shown
+    assert script.stat().st_mode & 0o077 == 0
+
+
+def test_the_unit_of_another_home_stays(crontab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = crontab.parent / ".config/systemd/user"
+    units.mkdir(parents=True)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr(boot, "SYSTEM_UNITS", crontab.parent / "system")
+    crontab.write_text("")
+    unit = units / "runkit-32300.service"
+    unit.write_text(boot.unit(Settings.of(32300), system=False))
+    monkeypatch.setenv("RUNKIT_HOME", str(crontab.parent / "other"))
+    assert not boot.disable(32300)
+    assert unit.exists()
+    monkeypatch.setenv("RUNKIT_HOME", str(crontab.parent / "home"))
+    assert boot.disable(32300)
+    assert not unit.exists()

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,29 +114,22 @@ def test_nobody_waits_for_a_ray_that_does_not_come_up(tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(attempt(), 60))
 
 
-def test_other_resources_that_do_not_become_free(server: Server) -> None:
-    """The process had to make room for nothing: that, and what went with it, is told."""
+def test_a_process_that_went_for_one_that_does_not_come_up(server: Server) -> None:
+    """It had to make room, as there are no resources for both: that, and what went with it, is told."""
     cpus = server.api.json("GET", "/v1/status")["host"]["cpus"]
     assert "done" in send(server, plan("roomy", compute={"CPU": cpus}))[0]
     with server.stream("roomy") as stream:
         stream.call("builtins", "exec", "from runkit.worker import here\nhere.Here().put('model', 1)", {})
     eventually(lambda: server.env("roomy")["keys"] == ["model"])
-    with ThreadPoolExecutor() as pool:
-        small = plan("small", compute={"CPU": 0.5}, install_timeout={"seconds": 60, "left": 60})
-        events = server.api.events("PUT", "/v1/envs/small", small)
-        while "wait for CPU" not in next(events).get("phase", ""):
-            pass
-        other = pool.submit(list, events)  # is next in Ray's queue, and takes some of what becomes free
-        timeout = {"seconds": 8, "left": 8}
-        wanted = plan("roomy", request="2", compute={"CPU": cpus - 0.25}, install_timeout=timeout)
-        last, said = send(server, wanted)
-        assert "done" in other.result()[-1]
-    assert last["error"]["type"] == "InstallTimeout"
-    assert "so was the env's process" in last["error"]["message"]
+    fatal = "import os, site; open(site.getsitepackages()[0] + '/fatal.pth', 'w').write('import os; os._exit(3)')"
+    wanted = plan("roomy", request="2", build="roomy-2", setup_cmds=[f'python -c "{fatal}"'])
+    last, said = send(server, {**wanted, "compute": {"CPU": cpus - 0.25}})
+    assert "error" in last
+    assert last["ended"]
     [warning] = [event["warning"] for event in said if "warning" in event]
     assert "'model'" in warning
-    for name in ("small", "roomy"):
-        server.api.json("DELETE", f"/v1/envs/{name}")
+    assert server.api.json("POST", "/v1/ensure", {"env": {"name": "roomy", "request": "1"}})["env"] == "ready"
+    server.api.json("DELETE", "/v1/envs/roomy")
 
 
 def test_a_plan_that_cannot_be_written(server: Server) -> None:

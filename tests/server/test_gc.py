@@ -123,7 +123,8 @@ def test_one_that_was_cut_off(home: Path) -> None:
     assert not (home / "envs/.gone.x.1234").exists()
 
 
-def test_what_a_client_keeps(tmp_path: Path) -> None:
+def test_what_a_client_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNKIT_RUNTIME_DIR", str(tmp_path / "runtime"))
     for name in ("locks/old.json", "locks/new.json", "pythons/old.tar.gz", "built/new.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")
@@ -134,6 +135,31 @@ def test_what_a_client_keeps(tmp_path: Path) -> None:
     assert leftovers.collect(tmp_path) == found
     assert leftovers.collect(tmp_path) == []
     assert (tmp_path / "locks/new.json").exists()
+
+
+def test_what_git_leaves_on_a_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repository stays as long as a checkout has its objects there, and what somebody is at."""
+    monkeypatch.setenv("RUNKIT_RUNTIME_DIR", str(tmp_path / "runtime"))
+    git = tmp_path / "git"
+    for name, number in (("used", "a" * 12), ("old", "b" * 12), ("locked", "c" * 12)):
+        bare, checkout = git / f"repositories/{name}-{number}", git / f"checkouts/{name}-0123-4567"
+        bare.mkdir(parents=True)
+        info = checkout / ".git/objects/info"
+        info.mkdir(parents=True)
+        (info / "alternates").write_text(f"{bare}/objects\n")
+    for folder in (git / "ask-dead", git / "ask-alive", tmp_path / "runtime/rk-ask-dead"):
+        folder.mkdir(parents=True)
+    alive = (git / "ask-alive", git / "checkouts/used-0123-4567/.git")
+    for path in tmp_path.rglob("*"):
+        if path not in alive:
+            os.utime(path, (LONG_AGO, LONG_AGO))
+    with open(git / f".{'c' * 12}.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        removed = [one["name"] for one in leftovers.collect(tmp_path)]
+    assert removed == ["ask-dead", "rk-ask-dead", "old-0123-4567", f"old-{'b' * 12}"]
+    assert sorted(path.name for path in git.glob("*/*")) == sorted(
+        ["used-0123-4567", "locked-0123-4567", f"used-{'a' * 12}", f"locked-{'c' * 12}"]
+    )
 
 
 def test_interpreters_behind_links(home: Path) -> None:

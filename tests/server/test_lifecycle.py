@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from runkit.errors import RunkitError
+from runkit.server import lifecycle
 from runkit.servlet.processes import ProcessId
 from tests.server.running import Server, command, eventually, free_ports, plan
 
@@ -159,6 +160,20 @@ def test_a_build_that_goes_on_after_everything_else_was_killed(server: Server, t
     assert build.alive()
     server.stop()
     assert not build.alive()
+
+
+def test_who_would_lose_something(server: Server) -> None:
+    """A server is not replaced by one of other code while it builds, or holds what only a client can bring again."""
+    assert lifecycle.why_busy(server.api.json("GET", "/v1/status")) == ""
+    secret = {"fingerprint": "1", "variables": {"A_TOKEN": "value"}}
+    events = server.api.events("PUT", "/v1/envs/slow", plan("slow", build="slow-1", setup_cmds=["echo on; sleep 600"]))
+    while next(events) != {"log": "on"}:
+        pass
+    assert "'slow' is being installed" in lifecycle.why_busy(server.api.json("GET", "/v1/status"))
+    events.close()
+    list(server.api.events("PUT", "/v1/envs/safe", plan("safe", secrets={"token-of-a": secret})))
+    assert "'safe' holds secrets" in lifecycle.why_busy(server.api.json("GET", "/v1/status"))
+    server.api.json("DELETE", "/v1/envs/safe")
 
 
 class TestPorts:
