@@ -16,6 +16,7 @@ from packages import Index, sdist
 
 from runkit.client.deploy import Deployer
 from runkit.client.host_platform import Platform
+from runkit.client.logins import Logins
 from runkit.client.resolve import resolve
 from runkit.client.set_up import SetUp, current, together
 from runkit.client.wheels import WheelStore
@@ -131,3 +132,14 @@ def test_a_part_ends_with_the_whole_at_the_latest() -> None:
         with whole.aside():
             assert current().remaining is None
     assert current().remaining is None
+
+
+def test_a_keyring_that_asks_for_a_password_has_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "keyring"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexec sleep 300\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("UV_KEYRING_PROVIDER", "subprocess")
+    with SetUp("e", 0.5), pytest.raises(InstallTimeout):
+        Logins(["--index-url http://me@localhost:1/simple"]).find("http://localhost:1/simple/x.whl")
