@@ -57,7 +57,7 @@ class Requirements:
         constraints: lines that limit versions without asking for anything.
         folders: absolute paths of local folders that are to be importable.
         files: sha256 to absolute path of the wheels and source distributions that `lines` names by content.
-        trees: digest to absolute path of the source trees that `lines` names.
+        trees: digest to absolute path of the source trees that `lines` names, or of what was built of them.
         gits: for each of `lines` that names a package from git, that package.
         limits: for each of `constraints`, as far as it is known, where the user wrote it.
         origins: for each of `lines`, where the user wrote it.
