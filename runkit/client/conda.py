@@ -84,19 +84,35 @@ class CondaPart:
         self._host = host
         self._home = home
         self._progress = progress
-        own = env.conda_packages()
-        self._prefix = Path(own.prefix) if own and own.prefix else None
+        self._prefix = self._local()
         self._lock: CondaLock | None = None
+
+    def _local(self) -> Path | None:
+        """The environment of this machine that it is a copy of: the env's own, or the one that this client has copied before for the
+        env that this one is added to; None if it is none, or that one has changed."""
+        own = self._env.conda_packages()
+        if "copy" not in self._asked:
+            return None
+        note = self._home / "conda" / "copied" / self._asked["copy"]
+        if own and own.prefix:
+            note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            note.write_text(own.prefix)
+            return Path(own.prefix)
+        try:
+            prefix = Path(note.read_text())
+        except OSError:
+            return None
+        return prefix if conda_local.content(prefix) == self._asked["copy"] else None
 
     @functools.cached_property
     def _question(self) -> dict[str, Any]:
         """What the solver is asked, with the credentials that this machine has."""
         own = self._env.conda_packages()
-        if own is None:
+        if self._prefix is None:
+            if own is not None:
+                return _question(self._env)
             return {"channels": (), "specs": (), "priority": "flexible", "variables": {}, **self._asked}
-        if own.prefix is None:
-            return _question(self._env)
-        specs, channels, _ = conda_local.requested(Path(own.prefix))
+        specs, channels, _ = conda_local.requested(self._prefix)
         written, everything = with_channels(specs, channels, conda_local.condarc())
         return {"channels": everything, "specs": written, "priority": "flexible", "variables": {}}
 
@@ -129,7 +145,7 @@ class CondaPart:
         """A copy of the local environment where it would run over there, else what its history asks for."""
         if self._prefix is None:
             raise UsageError(
-                "the env over there is a copy of a conda environment that another client sent: name the env to change it"
+                "the env over there is a copy of a conda environment that this machine does not have in that state: name the env"
             )
         version = conda_local.python(self._prefix)
         if version is None:
@@ -282,7 +298,9 @@ class CondaPart:
     def _pack(self, build: str, shipment: Shipment) -> str:
         """Pack the local environment for its place on the host, and bring it there; gives its path in the wheel store."""
         if self._prefix is None:
-            raise UsageError("only the machine that the conda environment was copied from can send it again")
+            raise UsageError(
+                "the env over there is a copy of a conda environment that this machine does not have in that state: name the env"
+            )
         place = f"{self._host['home']}/envs/{build}"
         self._progress({"phase": f"pack the conda environment {self._prefix.name}"})
         folder = self._home / "conda" / "packs"
