@@ -11,11 +11,13 @@ import re
 import shutil
 import ssl
 import sys
+import tarfile
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -27,7 +29,7 @@ from runkit.client.progress import Report
 from runkit.client.set_up import current, together
 from runkit.client.uvtool import explanation, run_uv
 from runkit.errors import BuildFailed, DiskFull, FetchFailed, InstallFailed, LoginRefused, RunkitError
-from runkit.model.digest import file_digest
+from runkit.model.digest import digest, file_digest
 from runkit.model.urls import without_credentials
 from runkit.wire.installers import failure_kind, is_disk_full
 
@@ -107,13 +109,15 @@ class WheelStore:
             DiskFull: what it needs for that cannot be had.
         """
         source = self.fetch([package.artifact])[0]
-        note = self.folder.parent / "built" / f"{source.sha256}-{target.python_tag}-{target.uv_platform}.json"
+        below = f"-{digest(source.subdirectory)[:16]}" if source.subdirectory else ""
+        note = self.folder.parent / "built" / f"{source.sha256}{below}-{target.python_tag}-{target.uv_platform}.json"
         if (kept := _read_note(note)) and (path := self.find(kept)):
-            return Artifact(kept.filename, kept.sha256, None, str(path), path.stat().st_size)
+            return Artifact(kept.filename, kept.sha256, None, str(path), path.stat().st_size, made_of=source)
         assert source.path is not None  # fetch gives a path
         progress({"phase": f"build {package.name} {package.version}"})
         with tempfile.TemporaryDirectory(prefix="build-", dir=self._ready()) as out:
-            command = ["build", "--wheel", "--python", sys.executable, "--out-dir", out, source.path]
+            place = _unpacked(Path(source.path), Path(out), source.subdirectory) if source.subdirectory else source.path
+            command = ["build", "--wheel", "--python", sys.executable, "--out-dir", out, str(place)]
             done = run_uv(command, cwd=cwd, lines=self.logins.lines)
             wheels = list(Path(out).glob("*.whl"))
             if done.returncode or not wheels:
@@ -131,14 +135,13 @@ class WheelStore:
             built = self.add(wheel)
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps({"filename": built.filename, "sha256": built.sha256}))
-        return built
+        return replace(built, made_of=source)
 
     def _fetch_one(self, artifact: Artifact, meter: _Meter) -> Artifact:
         if path := self.find(artifact):
             meter.add(artifact.size or 0)
-            return Artifact(
-                artifact.filename, artifact.sha256 or file_digest(path), artifact.url, str(path), path.stat().st_size
-            )
+            sha256 = artifact.sha256 or file_digest(path)
+            return replace(artifact, sha256=sha256, path=str(path), size=path.stat().st_size)
         if not artifact.url:
             raise InstallFailed(f"{artifact.filename} is not on this machine and has no address")
         shown = without_credentials(artifact.url)
@@ -179,7 +182,7 @@ class WheelStore:
                 )
             kept = self.folder / sha256 / artifact.filename
             self._place(partial, kept)
-        return Artifact(artifact.filename, sha256, artifact.url, str(kept), got)
+        return replace(artifact, sha256=sha256, path=str(kept), size=got)
 
     def read(self, url: str) -> str:
         """The text behind a URL.
@@ -263,6 +266,27 @@ def _kind(error: Exception) -> type[InstallFailed]:
             return LoginRefused
         return FetchFailed if error.code >= 500 or error.code in (408, 429) else InstallFailed
     return FetchFailed if isinstance(error, _OF_THE_NETWORK) else InstallFailed
+
+
+def _unpacked(archive: Path, folder: Path, below: str) -> Path:
+    """A folder of an unpacked source archive, whose content lies in one of its own as a rule.
+
+    Raises:
+        BuildFailed: it cannot be unpacked, or has no such folder.
+    """
+    top = folder / "unpacked"
+    try:
+        if tarfile.is_tarfile(archive) and hasattr(tarfile, "data_filter"):
+            shutil.unpack_archive(archive, top, filter="data")
+        else:
+            shutil.unpack_archive(archive, top)
+    except (shutil.ReadError, tarfile.TarError, ValueError) as error:
+        raise BuildFailed(f"{archive.name} cannot be unpacked: {error}") from error
+    inside = list(top.iterdir())
+    found = (inside[0] if len(inside) == 1 and inside[0].is_dir() else top) / below
+    if not found.is_dir() or not found.resolve().is_relative_to(top.resolve()):
+        raise BuildFailed(f"{archive.name} has no folder {below}")
+    return found
 
 
 def _is_certificate(error: Exception) -> bool:
