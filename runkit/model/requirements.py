@@ -292,6 +292,7 @@ class _Reader:
         if not file.is_file():
             if extras:
                 raise UsageError(f"{path} has no pyproject.toml that could state the extras {', '.join(extras)}")
+            self._of_setuptools(path)
             return
         try:
             content = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -300,6 +301,8 @@ class _Reader:
         project: dict[str, Any] = content.get("project", {})
         optional: dict[str, list[str]] = {_normal(k): v for k, v in project.get("optional-dependencies", {}).items()}
         for extra in extras:
+            if _normal(extra) not in optional and "optional-dependencies" in project.get("dynamic", []):
+                raise UsageError(f"{file} computes what the extra {extra!r} needs: list it in a requirements.txt")
             if _normal(extra) not in optional:
                 raise UsageError(f"{file} states no extra {extra!r}")
         wanted = list(project.get("dependencies", [])) if with_dependencies else []
@@ -314,6 +317,20 @@ class _Reader:
                 self._project(path, tuple(sorted(inner.extras)), with_dependencies=False)
         if with_dependencies and "dependencies" in project.get("dynamic", []):
             self._dynamic(path, content)
+        elif with_dependencies and not project:
+            if set(content.get("tool", {}).get("poetry", {}).get("dependencies", {})) - {"python"}:
+                self._note(path, "its pyproject.toml states the dependencies for Poetry")
+            self._of_setuptools(path)
+
+    def _of_setuptools(self, path: Path) -> None:
+        """Say so where a folder states dependencies in a way that only building it would tell."""
+        for name in ("setup.py", "setup.cfg"):
+            file = path / name
+            if file.is_file() and "install_requires" in file.read_text(encoding="utf-8", errors="replace"):
+                self._note(path, f"its dependencies stand in {name}")
+
+    def _note(self, path: Path, what: str) -> None:
+        self._notes[f"{path}: {what}, which is not read: list them in a requirements.txt"] = None
 
     def _dynamic(self, path: Path, content: dict[str, Any]) -> None:
         stated = (

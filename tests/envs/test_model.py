@@ -14,6 +14,7 @@ from runkit.model.dotenv import read_dotenv
 from runkit.model.env import as_env, env
 from runkit.model.env_request import merge
 from runkit.model.package import Package
+from runkit.model.package_sync import PackageSync
 from runkit.model.requirements import Requirements, read
 
 
@@ -278,3 +279,33 @@ def test_large_files_are_hashed_once(here: Path) -> None:
     wheel(here, "quince", "1.0", body="changed = True\n")
     os.utime(own)
     assert env(reqs=[str(own)]).requirements().lines != first.lines
+
+
+def test_the_extras_of_a_folder_s_own_extras_are_its_own(here: Path) -> None:
+    (here / "pyproject.toml").write_text(
+        '[project]\nname = "jam"\nversion = "1"\n[project.optional-dependencies]\nsweet = ["honey"]\nsour = ["lemon"]\n'
+        "all = [\"jam[sweet] ; python_version > '3'\", \"jam [sour]; sys_platform == 'win32'\"]\n"
+    )
+    assert env(reqs=["./[all]"]).requirements().lines == ("honey",)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("setup.py", "from setuptools import setup\nsetup(name='jam', install_requires=['honey'])\n"),
+        ("setup.cfg", "[options]\ninstall_requires = honey\n"),
+        ("pyproject.toml", "[tool.poetry.dependencies]\npython = '^3.10'\nhoney = '*'\n"),
+    ],
+)
+def test_dependencies_that_are_not_read_are_told(here: Path, file: str, content: str) -> None:
+    (here / file).write_text(content)
+    asked = env(reqs=["./"]).requirements()
+    assert asked.lines == ()
+    assert "list them in a requirements.txt" in asked.notes[0]
+    (here / "requirements.txt").write_text("honey\n")
+    assert env(reqs=["./"]).requirements().notes == ()
+
+
+def test_conda_packages_are_no_extras_of_a_venv() -> None:
+    with pytest.raises(UsageError, match="conda:orange"):
+        PackageSync(extras=["conda:orange"])
