@@ -264,7 +264,7 @@ class CondaPart:
         lines = conda_tools.requirement_lines()
         wanted = Requirements(lines, origins=("the conda tools",) * len(lines))
         target = Platform.of_host(self._host, self._host.get("python") or platform.python_version())
-        found = resolve(wanted, target, cache=self._home / "locks")
+        found = resolve(wanted, target, cwd=self._env.folder, cache=self._home / "locks")
         if found.sources:
             raise EnvError(f"{found.sources[0].name}, which installs conda packages, has no wheel for the host")
         tool, shipped = shipment.send(found, everything)

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from runkit.client.elf import is_elf, relocated
 from runkit.client.host_platform import Platform
+from runkit.client.programs import run
+from runkit.client.set_up import current
 from runkit.client.uvtool import run_uv
 from runkit.errors import InterpreterNotFound
 from runkit.model.digest import digest
@@ -152,10 +154,11 @@ def _describe(executable: Path) -> _Python | None:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=current().left(30),
         )
         said = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
+        current().go_on()
         return None
     if said["implementation"] != "CPython":
         return None
@@ -231,7 +234,7 @@ def _copy_file(source: Path, kept: Path, tree: Path) -> bool:
 def _libraries(files: list[Path]) -> list[Path]:
     """The shared libraries that these files need besides glibc's: another host may lack them."""
     programs = [str(path) for path in files if path.suffix == ".so" or ".so." in path.name or path.parent.name == "bin"]
-    said = subprocess.run(["ldd", *programs], stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout
+    said = run(["ldd", *programs]).stdout
     found = {Path(path) for path in re.findall(r"=> (/\S+) \(0x", said)}
     return sorted(
         path for path in found if not _SYSTEM_LIBRARY.fullmatch(path.name) and not path.name.startswith("libpython")
@@ -246,7 +249,12 @@ def _check(python: _Python, tree: Path, alone: bool) -> None:
     """
     code = f"import sys, {', '.join(python.modules)}; print(sys.base_prefix); print(open('/proc/self/maps').read())"
     program = [str(tree / "bin" / "python3"), "-I", "-B", "-c", code]
-    done = subprocess.run(program, env={}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    left = current().left(60)
+    try:
+        done = subprocess.run(program, env={}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=left)
+    except subprocess.TimeoutExpired:
+        current().go_on()
+        raise InterpreterNotFound(f"the one in {python.base} does not run from another place: it hangs") from None
     prefix, _, maps = done.stdout.partition("\n")
     if done.returncode:
         raise InterpreterNotFound(f"the one in {python.base} does not run from another place", done.stderr[-2000:])

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from runkit.client.manifest import Entry, max_root_bytes
+from runkit.client.set_up import current
 from runkit.model import listing
 from runkit.model.passed_on import environment
 from runkit.wire import places
@@ -134,7 +135,10 @@ def _git(folder: Path, *arguments: str) -> str | None:
             text=True,
             errors="surrogateescape",
             check=False,
+            timeout=current().left(),
         )
+    except subprocess.TimeoutExpired:
+        raise current().expired() from None
     except OSError:  # no git here
         return None
     return done.stdout.strip() if done.returncode == 0 else None

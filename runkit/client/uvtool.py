@@ -87,8 +87,9 @@ def run_uv(
     """
     variables = {name: value for name, value in environment().items() if name not in FOREIGN}
     arguments, resolving = list(arguments), arguments[:2] == ["pip", "compile"]
+    installing = arguments[:2] == ["pip", "install"]
     of_pip, options = pip_settings.for_uv([content for _, content in configurations(cwd or ".")], lines)
-    if resolving or arguments[0] == "build":
+    if resolving or installing or arguments[0] == "build":
         arguments += options
     if arguments[0] == "build":  # what it builds with comes from where the requirements do
         of_lines, options = pip_settings.of_lines(lines, {**variables, **of_pip})

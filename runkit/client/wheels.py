@@ -191,10 +191,14 @@ class WheelStore:
             FetchFailed, LoginRefused: it cannot be had.
         """
         try:
+            found = b""
             with self._open(url) as answer:
-                text: str = answer.read().decode("utf-8-sig")
-                return text
+                while chunk := answer.read1(1 << 18):
+                    current().go_on()
+                    found += chunk
+            return found.decode("utf-8-sig")
         except (OSError, EOFError, http.client.HTTPException, UnicodeDecodeError) as error:
+            current().go_on()
             raise _kind(error)(f"{without_credentials(url)} cannot be read: {error}") from error
 
     def _open(self, url: str) -> Any:

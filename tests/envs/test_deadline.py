@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -143,3 +145,23 @@ def test_a_keyring_that_asks_for_a_password_has_no_longer(tmp_path: Path, monkey
     monkeypatch.setenv("UV_KEYRING_PROVIDER", "subprocess")
     with SetUp("e", 0.5), pytest.raises(InstallTimeout):
         Logins(["--index-url http://me@localhost:1/simple"]).find("http://localhost:1/simple/x.whl")
+
+
+def test_a_requirements_file_that_drips_has_no_longer(tmp_path: Path) -> None:
+    class Dripping(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):  # until whoever reads has gone
+                while True:
+                    self.wfile.write(b"#")
+                    time.sleep(0.05)
+
+        def log_message(self, *said: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Dripping) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with SetUp("e", 0.5), pytest.raises(InstallTimeout):
+            WheelStore(tmp_path).read(f"http://127.0.0.1:{server.server_port}/all.txt")
+        server.shutdown()
