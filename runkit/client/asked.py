@@ -20,7 +20,7 @@ from runkit.client.uvtool import index_settings
 from runkit.client.wheels import WheelStore
 from runkit.errors import EnvNotFound, UsageError
 from runkit.model import requirements
-from runkit.model.env import Env
+from runkit.model.env import Env, same_python
 from runkit.model.env_request import EnvRequest, merge
 from runkit.model.git_package import GitPackage
 from runkit.model.requirements import FILE, TREE, Requirements
@@ -134,7 +134,7 @@ class Asker:
         if not spec.get("lines"):
             return self._with_ray(wanted), replace(request, python=spec.get("python") or request.python)
         kept = EnvRequest.from_spec(spec)
-        if env.python and not _same_python(env.python, kept.python):
+        if env.python and not same_python(env.python, kept.python):
             raise UsageError(
                 f"an env without a name is added on top of the default env, which runs Python {kept.python}: "
                 f"give it a name to have Python {env.python}"
@@ -224,8 +224,3 @@ class Asker:
     def note(self, name: str, spec: dict[str, Any]) -> None:
         """The env over there is now what this spec says."""
         self._specs[name] = spec
-
-
-def _same_python(asked: str, kept: str) -> bool:
-    shorter = min(len(asked.split(".")), len(kept.split(".")))
-    return asked.split(".")[:shorter] == kept.split(".")[:shorter]

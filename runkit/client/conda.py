@@ -34,7 +34,7 @@ from runkit.errors import (
     UsageError,
 )
 from runkit.model import conda_local
-from runkit.model.digest import digest
+from runkit.model.digest import digest, file_digest
 from runkit.model.env import Env
 from runkit.model.env_request import EnvRequest
 from runkit.model.requirements import FILE, Requirements
@@ -311,8 +311,7 @@ class CondaPart:
             answer = self._tool("runkit.client.conda_packing", question)
             if "error" in answer:
                 raise InstallFailed(f"the conda environment {self._prefix} cannot be packed: {answer['error']}")
-            with open(out, "rb") as file:
-                sha256 = _sha256(file)
+            sha256 = file_digest(out)
             shipment.bring([Artifact(out.name, sha256, None, str(out), out.stat().st_size)], everything=True)
             return f"{sha256}/{out.name}"
 
@@ -384,13 +383,6 @@ def _check_md5(artifact: Artifact, record: Mapping[str, Any]) -> None:
             raise InstallFailed(
                 f"{artifact.filename} is not the file its channel promised: MD5 {found} instead of {record['md5']}"
             )
-
-
-def _sha256(file: Any) -> str:
-    found = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        found.update(chunk)
-    return found.hexdigest()
 
 
 def conda_plan(lock: CondaLock, request: EnvRequest, shipped: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -36,7 +36,7 @@ _OPTION = re.compile(
     r"(?:\s*=\s*|\s+|(?<=^-[rcefi]))(?P<value>\S.*)"
 )
 _LOCAL_URL = re.compile(r"(?P<name>[^\s@/]+?)\s*@\s*(?P<path>(?:file:)?(?!\w+(?:\+\w+)?://)\S.*)", re.DOTALL)
-_HASH = re.compile(r"\s--hash[=\s]\s*(\w+):([0-9A-Fa-f]+)")
+HASH = re.compile(r"\s--hash[=\s]\s*(\w+):([0-9A-Fa-f]+)")
 _HASHES = {kind for kind in hashlib.algorithms_guaranteed if not kind.startswith("shake")}
 FILE = "@file/"
 """A line that starts so names a file of this machine by its content: `@file/<sha256>/<file name>[extras] ; marker`."""
@@ -185,10 +185,10 @@ class _Reader:
             return
         named = None if option else _LOCAL_URL.fullmatch(whole)
         if named or (not option and is_path(whole)):
-            hashes = {(kind.lower(), value.lower()) for kind, value in _HASH.findall(whole)}
+            hashes = {(kind.lower(), value.lower()) for kind, value in HASH.findall(whole)}
             if unknown := {kind for kind, _ in hashes} - _HASHES:
                 raise UsageError(f"{origin}: {', '.join(unknown)} is no kind of hash that can be checked")
-            path, extras, marker = split_path(_HASH.sub("", named["path"] if named else whole))
+            path, extras, marker = split_path(HASH.sub("", named["path"] if named else whole))
             if named and "[" in named["name"]:
                 extras = split_path(named["name"])[1]
             self._path(path, extras, marker, base, origin, hashes, constraint)
