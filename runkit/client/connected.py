@@ -326,11 +326,13 @@ class Connected:
         if mine is not None and wanted.name is None:
             alone = _asks_nothing(wanted, code)
             held = gather(mine.secrets)
-            placed = self._revived(lambda: self._send(mine, code, held, force and alone, default=True))
+            placed = self._revived(
+                lambda: self._send(mine, code, held, force and alone, default=True), mine.install_timeout
+            )
             if alone:
                 return placed
             lost = placed.lost_keys
-        placed = self._revived(lambda: self._send(wanted, code, secrets, force))
+        placed = self._revived(lambda: self._send(wanted, code, secrets, force), wanted.install_timeout)
         return replace(placed, lost_keys=tuple(dict.fromkeys(lost + placed.lost_keys)))
 
     def _send(
@@ -360,13 +362,19 @@ class Connected:
         link = self._link
         return link.connection.ready_session(env) if link is not None else None
 
-    def _revived(self, send: Callable[[], _T]) -> _T:
-        """Do it; if the server turns out to have ended, start it and do it once more: what is sent may be sent twice."""
-        try:
-            return send()
-        except ConnectionLost:
-            self.up_if_not()
-            return send()
+    def _revived(self, send: Callable[[], _T], seconds: float | None = None) -> _T:
+        """Do it; if the server turns out to have ended, start it and do it once more: what is sent may be sent twice.
+
+        Args:
+            seconds: how long both attempts may take together.
+        """
+        with SetUp(seconds=seconds) as whole:
+            try:
+                return send()
+            except ConnectionLost:
+                with whole.aside():
+                    self.up_if_not()
+                return send()
 
     def session(self, env: str) -> Session:
         """The session with an env's worker."""

@@ -134,6 +134,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
             capture_output=True,
             text=True,
             errors="surrogateescape",
+            timeout=current().left(),
             check=False,
             timeout=current().left(),
         )

@@ -16,10 +16,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from runkit.client.host_platform import Platform
@@ -40,6 +39,7 @@ _ATTEMPTS = 3
 _LAST_LINES = 60
 _FIRST_ERRORS = 5
 _TIMEOUT_S = 30.0
+_T = TypeVar("_T")
 
 
 class WheelStore:
@@ -144,20 +144,7 @@ class WheelStore:
             return replace(artifact, sha256=sha256, path=str(path), size=path.stat().st_size)
         if not artifact.url:
             raise InstallFailed(f"{artifact.filename} is not on this machine and has no address")
-        shown = without_credentials(artifact.url)
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return self._download(artifact, meter)
-            except RunkitError:
-                raise
-            except (OSError, EOFError, http.client.HTTPException) as error:
-                kind = _kind(error)
-                if kind is not FetchFailed or attempt == _ATTEMPTS or _is_certificate(error):
-                    tried = f" ({attempt} attempts)" if kind is FetchFailed and attempt > 1 else ""
-                    raise kind(f"{shown} cannot be fetched{tried}: {error}") from error
-                meter.warn(f"{shown} cannot be fetched ({error}); trying again ({attempt + 1} of {_ATTEMPTS})")
-                time.sleep(current().left(0.5 * 2 ** (attempt - 1)) or 0)
-        raise AssertionError("unreachable")
+        return _retried(artifact.url, lambda: self._download(artifact, meter), meter.warn)
 
     def _download(self, artifact: Artifact, meter: _Meter) -> Artifact:
         assert artifact.url is not None  # checked by the caller
@@ -165,15 +152,11 @@ class WheelStore:
             partial = Path(folder) / artifact.filename
             hasher, got = hashlib.sha256(), 0
             with self._open(artifact.url) as answer, open(partial, "wb") as file:
-                expected = answer.headers.get("Content-Length")
-                while chunk := answer.read1(1 << 18):
-                    current().go_on()
+                for chunk in _chunks(answer):
                     file.write(chunk)
                     hasher.update(chunk)
                     got += len(chunk)
                     meter.add(len(chunk))
-            if expected and got != int(expected):
-                raise EOFError(f"the connection ended after {got} of {expected} bytes")
             sha256 = hasher.hexdigest()
             if artifact.sha256 and sha256 != artifact.sha256:
                 raise InstallFailed(
@@ -188,18 +171,17 @@ class WheelStore:
         """The text behind a URL.
 
         Raises:
-            FetchFailed, LoginRefused: it cannot be had.
+            FetchFailed, LoginRefused, InstallFailed: it cannot be had, or is no text.
         """
-        try:
-            found = b""
+
+        def read() -> bytes:
             with self._open(url) as answer:
-                while chunk := answer.read1(1 << 18):
-                    current().go_on()
-                    found += chunk
-            return found.decode("utf-8-sig")
-        except (OSError, EOFError, http.client.HTTPException, UnicodeDecodeError) as error:
-            current().go_on()
-            raise _kind(error)(f"{without_credentials(url)} cannot be read: {error}") from error
+                return b"".join(_chunks(answer))
+
+        try:
+            return _retried(url, read).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InstallFailed(f"{without_credentials(url)} cannot be read: {error}") from error
 
     def _open(self, url: str) -> Any:
         """Open a URL as the user would: their certificates (SSL_CERT_FILE), proxies, and logins."""
@@ -229,6 +211,39 @@ def _end_of(lines: list[str]) -> str:
     errors = [line for line in lines if re.search(r"\berror:", line, re.IGNORECASE)][:_FIRST_ERRORS]
     above = [line for line in errors if line not in lines[-_LAST_LINES:]]
     return "\n".join([*above, *(["..."] if above else []), *lines[-_LAST_LINES:]])
+
+
+def _retried(url: str, fetch: Callable[[], _T], warn: Callable[[str], None] = lambda text: None) -> _T:
+    """Fetch something, and again where the way to the server failed.
+
+    Raises:
+        FetchFailed, LoginRefused, InstallFailed: it cannot be had.
+    """
+    shown, attempt = without_credentials(url), 1
+    while True:
+        try:
+            return fetch()
+        except RunkitError:
+            raise
+        except (OSError, EOFError, http.client.HTTPException) as error:
+            kind = _kind(error)
+            if kind is not FetchFailed or attempt == _ATTEMPTS or _is_certificate(error):
+                tried = f" ({attempt} attempts)" if kind is FetchFailed and attempt > 1 else ""
+                raise kind(f"{shown} cannot be fetched{tried}: {error}") from error
+            warn(f"{shown} cannot be fetched ({error}); trying again ({attempt + 1} of {_ATTEMPTS})")
+            time.sleep(current().left(0.5 * 2 ** (attempt - 1)) or 0)
+            attempt += 1
+
+
+def _chunks(answer: Any) -> Iterator[bytes]:
+    """What a server sends, for as long as the set-up may go on, and to its end."""
+    expected, got = answer.headers.get("Content-Length"), 0
+    while chunk := answer.read1(1 << 18):
+        current().go_on()
+        got += len(chunk)
+        yield chunk
+    if expected and got != int(expected):
+        raise EOFError(f"the connection ended after {got} of {expected} bytes")
 
 
 class _Meter:
