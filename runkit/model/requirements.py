@@ -292,7 +292,7 @@ class _Reader:
         if not file.is_file():
             if extras:
                 raise UsageError(f"{path} has no pyproject.toml that could state the extras {', '.join(extras)}")
-            self._of_setuptools(path)
+            self._note_unread(path, {})
             return
         try:
             content = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -300,13 +300,16 @@ class _Reader:
             raise UsageError(f"{file} cannot be read: {error}") from error
         project: dict[str, Any] = content.get("project", {})
         optional: dict[str, list[str]] = {_normal(k): v for k, v in project.get("optional-dependencies", {}).items()}
+        dynamic: list[str] = project.get("dynamic", [])
+        computed = content.get("tool", {}).get("setuptools", {}).get("dynamic", {})
         for extra in extras:
-            if _normal(extra) not in optional and "optional-dependencies" in project.get("dynamic", []):
-                raise UsageError(f"{file} computes what the extra {extra!r} needs: list it in a requirements.txt")
-            if _normal(extra) not in optional:
+            if _normal(extra) in optional:
+                continue
+            if "optional-dependencies" not in dynamic:
                 raise UsageError(f"{file} states no extra {extra!r}")
+            self._computed(path, computed.get("optional-dependencies", {}).get(extra, {}), f"the extra {extra!r}")
         wanted = list(project.get("dependencies", [])) if with_dependencies else []
-        wanted += [line for extra in extras for line in optional[_normal(extra)]]
+        wanted += [line for extra in extras for line in optional.get(_normal(extra), [])]
         own = _normal(project.get("name", ""))
         for line in wanted:
             inner = _requirement(line)
@@ -315,32 +318,30 @@ class _Reader:
             # "pkg[all]" that lists further extras of its own: no index is asked for the folder itself.
             elif inner.marker is None or self._applies(str(inner.marker), str(file)):
                 self._project(path, tuple(sorted(inner.extras)), with_dependencies=False)
-        if with_dependencies and "dependencies" in project.get("dynamic", []):
-            self._dynamic(path, content)
+        if with_dependencies and "dependencies" in dynamic:
+            self._computed(path, computed.get("dependencies", {}), "the dependencies")
         elif with_dependencies and not project:
-            if set(content.get("tool", {}).get("poetry", {}).get("dependencies", {})) - {"python"}:
-                self._note(path, "its pyproject.toml states the dependencies for Poetry")
-            self._of_setuptools(path)
+            self._note_unread(path, content)
 
-    def _of_setuptools(self, path: Path) -> None:
-        """Say so where a folder states dependencies in a way that only building it would tell."""
-        for name in ("setup.py", "setup.cfg"):
-            file = path / name
-            if file.is_file() and "install_requires" in file.read_text(encoding="utf-8", errors="replace"):
-                self._note(path, f"its dependencies stand in {name}")
-
-    def _note(self, path: Path, what: str) -> None:
-        self._notes[f"{path}: {what}, which is not read: list them in a requirements.txt"] = None
-
-    def _dynamic(self, path: Path, content: dict[str, Any]) -> None:
-        stated = (
-            content.get("tool", {}).get("setuptools", {}).get("dynamic", {}).get("dependencies", {}).get("file", [])
-        )
-        files = [stated] if isinstance(stated, str) else stated
+    def _computed(self, path: Path, stated: dict[str, Any], what: str) -> None:
+        """Take up what setuptools would read from files; where the build backend computes it, say so."""
+        named = stated.get("file", [])
+        files = [named] if isinstance(named, str) else named
         if not files:
-            self._notes[f"{path}: its pyproject.toml computes the dependencies; list them in a requirements.txt"] = None
+            self._notes[f"{path}: its pyproject.toml computes {what}; list them in a requirements.txt"] = None
         for name in files:
             self.file(path / name)
+
+    def _note_unread(self, path: Path, content: dict[str, Any]) -> None:
+        """Say where a folder states dependencies in another form than PEP 621's."""
+        unread = [name for name in ("setup.py", "setup.cfg") if "install_requires" in _text(path / name)]
+        of_poetry = content.get("tool", {}).get("poetry", {}).get("dependencies", {})
+        if set(of_poetry) - {"python"}:
+            unread.append("[tool.poetry.dependencies]")
+        if unread:
+            self._notes[
+                f"{path}: the dependencies that {' and '.join(unread)} names are not installed; list them in a requirements.txt"
+            ] = None
 
 
 def _requirement(line: str) -> Requirement | None:
@@ -348,6 +349,13 @@ def _requirement(line: str) -> Requirement | None:
         return Requirement(line)
     except InvalidRequirement:  # uv says what is wrong with it
         return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _decoded(data: bytes) -> str:

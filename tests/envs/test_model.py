@@ -212,6 +212,31 @@ def test_folders_bring_their_requirements(here: Path) -> None:
     assert "computed" in found.notes[0]
     with pytest.raises(UsageError, match="no extra 'z'"):
         env(reqs=["./stated[z]"]).requirements()
+    for scheme in ("reqs", "local"):
+        with pytest.raises(UsageError, match=rf"rk\.GitPackage\(.*install_method='{scheme}'"):
+            env(reqs=[f"{scheme}:git+https://example.org/o/r"])
+
+
+def test_dependencies_of_a_folder_that_are_not_read_are_told(here: Path) -> None:
+    for name in ("old", "poetic", "bare", "computed"):
+        (here / name).mkdir()
+    (here / "old" / "setup.py").write_text("setup(name='old', install_requires=['apple'])\n")
+    (here / "poetic" / "pyproject.toml").write_text('[tool.poetry.dependencies]\npython = "^3.10"\napple = "*"\n')
+    (here / "bare" / "setup.py").write_text("setup(name='bare')\n")
+    (here / "bare" / "pyproject.toml").write_text('[tool.poetry.dependencies]\npython = "^3.10"\n')
+    (here / "computed" / "pyproject.toml").write_text(
+        '[project]\nname = "c"\ndynamic = ["optional-dependencies"]\n'
+        '[tool.setuptools.dynamic.optional-dependencies]\nbig = {file = ["big.in"]}\n'
+    )
+    (here / "computed" / "big.in").write_text("pear\n")
+    found = env(reqs=["./old", "./poetic", "./bare", "./computed[big,small]"]).requirements()
+    assert found.lines == ("pear",)
+    said = [note.removeprefix(str(here)) for note in found.notes]
+    assert [note.partition(";")[0] for note in said] == [
+        "/old: the dependencies that setup.py names are not installed",
+        "/poetic: the dependencies that [tool.poetry.dependencies] names are not installed",
+        "/computed: its pyproject.toml computes the extra 'small'",
+    ]
 
 
 @pytest.mark.parametrize("line", ["-r gone.txt", "./gone.whl", "-e gone", "x @ ./gone", "./requirements.txt"])
