@@ -68,6 +68,11 @@ def _asks_nothing(env: Env, code: Root | None) -> bool:
     return not of_code and replace(env, folder=".", root_reqs=True) == Env()
 
 
+def _name_of(env: EnvLike) -> str:
+    """The name that an env over there has, or a name that it was given."""
+    return check_name("env", DEFAULT_ENV if env is None else env if isinstance(env, str) else as_env(env).target)
+
+
 class Connected:
     """The host of a cluster and runkit's server on it."""
 
@@ -235,7 +240,7 @@ class Connected:
         Example:
             >>> cluster.env_lock("np_env", "pylock.toml")  # doctest: +SKIP
         """
-        name = self.env_status(env).name
+        name = _name_of(env)
         spec = self.link.api.json("GET", f"/v1/envs/{name}/spec")
         if not spec.get("lock"):
             raise EnvError(f"env {name!r} was not resolved by a client: it is as it is on a new cluster")
@@ -267,8 +272,7 @@ class Connected:
         Raises:
             EnvNotFound: the cluster has none of that name.
         """
-        name = (env if isinstance(env, str) else as_env(env).target) if env is not None else DEFAULT_ENV
-        check_name("env", name)
+        name = _name_of(env)
         [found] = env_status.read(self.link.api.json("GET", f"/v1/envs?sizes=1&env={name}")["envs"])
         return found
 
@@ -285,7 +289,7 @@ class Connected:
         Raises:
             EnvNotFound: there is none.
         """
-        name = check_name("env", env if isinstance(env, str) else as_env(env).target)
+        name = _name_of(env)
         link = self.link
         lost = tuple(link.api.json("DELETE", f"/v1/envs/{name}", timeout=None)["lost"])
         link.forget_env(name)

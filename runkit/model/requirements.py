@@ -37,6 +37,8 @@ _OPTION = re.compile(
 )
 _LOCAL_URL = re.compile(r"(?P<name>[^\s@/]+?)\s*@\s*(?P<path>(?:file:)?(?!\w+(?:\+\w+)?://)\S.*)", re.DOTALL)
 HASH = re.compile(r"\s--hash[=\s]\s*(\w+):([0-9A-Fa-f]+)")
+"""A hash that a line allows: its kind and its value."""
+
 _HASHES = {kind for kind in hashlib.algorithms_guaranteed if not kind.startswith("shake")}
 FILE = "@file/"
 """A line that starts so names a file of this machine by its content: `@file/<sha256>/<file name>[extras] ; marker`."""

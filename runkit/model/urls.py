@@ -29,6 +29,11 @@ def without_credentials(text: str) -> str:
     return _URL.sub(lambda found: found["scheme"] + _bare(found["scheme"][:-3].lower(), found["rest"]), text)
 
 
+def without_secrets(text: str) -> str:
+    """Like `without_credentials`, but of query strings only what looks like a password or token is taken out."""
+    return _URL.sub(lambda found: found["scheme"] + _asked(found["scheme"][:-3].lower(), found["rest"]), text)
+
+
 def has_unencoded_login(text: str) -> bool:
     """Whether a user name or password in one of its URLs has a character that ends it there, as "/" does where "%2F" is meant."""
     for found in _URL.finditer(text):
@@ -54,7 +59,7 @@ def unseen(lines: Iterable[str]) -> str | None:
     hidden = []
     for line in lines:
         whole = _VARIABLE.sub(lambda found: found[0] if _SECRET.search(found[1]) else expanded(found[0]), line)
-        seen = _URL.sub(lambda found: found["scheme"] + _asked(found["scheme"][:-3].lower(), found["rest"]), whole)
+        seen = without_secrets(whole)
         if seen != without_credentials(line):
             hidden.append(seen)
     return digest(hidden) if hidden else None

@@ -9,24 +9,18 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from runkit.client.scan.model import Source
+from runkit.model.urls import without_secrets
 
 _VARIABLES = r"\$\{[A-Za-z0-9-_]+\}(:\$\{[A-Za-z0-9-_]+\})?"  # PEP 610 lets references to variables stay
-_SECRET = r"(?i)([?&;](?:access_token|private_token|token|sig|signature|password|x-amz-[a-z-]+|x-goog-[a-z-]+)=)[^&;#]*"
 _CACHES = ("/pypoetry/artifacts/", "/pypoetry/cache/artifacts/")  # poetry before 1.2 noted where its download lay
 
 
 def without_credentials(url: str) -> str:
-    """The URL without user and password; the user stays where it is no secret (`ssh://git@…`)."""
-    scheme, mark, rest = url.partition("://")
-    if not mark:
-        return url
-    authority, slash, path = rest.partition("/")
-    login, at, host = authority.rpartition("@")
-    if at and not re.fullmatch(_VARIABLES, login):
-        user = login.partition(":")[0]
-        keep = user if "ssh" in scheme else ""
-        authority = f"{keep}@{host}" if keep else host
-    return scheme + mark + authority + slash + (re.sub(_SECRET, r"\1", path) if "=" in path else path)
+    """The URL without password and tokens, and without the user where that may be one."""
+    login = re.match(rf"[\w+.-]+://({_VARIABLES}@)", url)
+    if login is None:
+        return without_secrets(url)
+    return url[: login.end()] + without_secrets(url[: login.start(1)] + url[login.end() :])[login.start(1) :]
 
 
 def folder(found: Mapping[str, Any] | None) -> str | None:
