@@ -136,7 +136,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
             errors="surrogateescape",
             timeout=current().left(),
             check=False,
-            timeout=current().left(),
         )
     except subprocess.TimeoutExpired:
         raise current().expired() from None

@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -226,6 +227,7 @@ def _retried(url: str, fetch: Callable[[], _T], warn: Callable[[str], None] = la
         except RunkitError:
             raise
         except (OSError, EOFError, http.client.HTTPException) as error:
+            current().go_on()
             kind = _kind(error)
             if kind is not FetchFailed or attempt == _ATTEMPTS or _is_certificate(error):
                 tried = f" ({attempt} attempts)" if kind is FetchFailed and attempt > 1 else ""

@@ -20,6 +20,7 @@ from runkit.client import interpreter
 from runkit.client.deploy import Deployer
 from runkit.client.host_platform import Platform
 from runkit.client.link import _waited
+from runkit.client.logins import Logins
 from runkit.client.resolve import resolve
 from runkit.client.set_up import SetUp, current, together
 from runkit.client.wheels import WheelStore
@@ -199,23 +200,3 @@ def test_a_keyring_that_asks_for_a_password_has_no_longer(tmp_path: Path, monkey
     monkeypatch.setenv("UV_KEYRING_PROVIDER", "subprocess")
     with SetUp("e", 0.5), pytest.raises(InstallTimeout):
         Logins(["--index-url http://me@localhost:1/simple"]).find("http://localhost:1/simple/x.whl")
-
-
-def test_a_requirements_file_that_drips_has_no_longer(tmp_path: Path) -> None:
-    class Dripping(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            with suppress(OSError):  # until whoever reads has gone
-                while True:
-                    self.wfile.write(b"#")
-                    time.sleep(0.05)
-
-        def log_message(self, *said: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Dripping) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with SetUp("e", 0.5), pytest.raises(InstallTimeout):
-            WheelStore(tmp_path).read(f"http://127.0.0.1:{server.server_port}/all.txt")
-        server.shutdown()
