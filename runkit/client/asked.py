@@ -13,16 +13,17 @@ from packaging.utils import canonicalize_name
 from runkit.client import conda
 from runkit.client.git import Git
 from runkit.client.git_requirements import pinned
-from runkit.client.lock import Artifact
+from runkit.client.lock import Artifact, Lock
 from runkit.client.progress import Report
 from runkit.client.ship import Api
 from runkit.client.uvtool import index_settings
 from runkit.client.wheels import WheelStore
 from runkit.errors import EnvNotFound, UsageError
 from runkit.model import requirements
-from runkit.model.env import Env
+from runkit.model.env import Env, same_python
 from runkit.model.env_request import EnvRequest, merge
-from runkit.model.requirements import FILE, Requirements
+from runkit.model.git_package import GitPackage
+from runkit.model.requirements import FILE, TREE, Requirements
 from runkit.model.urls import without_credentials
 from runkit.wire.names import DEFAULT_ENV
 
@@ -62,6 +63,7 @@ class Asker:
         self._specs: dict[str, dict[str, Any]] = {}
         self._told: set[tuple[str, str]] = set()
         self._as_written: dict[str, str] = {}  # by the stored form of a line: as it was here last, with its login
+        self._gits: dict[str, GitPackage] = {}  # by their lines: the packages from git, with their logins
 
     def request(
         self,
@@ -84,6 +86,7 @@ class Asker:
         git = Git(wanted.gits.values(), progress)
         wanted = pinned(wanted, git)
         self._as_written |= {without_credentials(line): line for line in (*wanted.lines, *wanted.constraints)}
+        self._gits |= wanted.gits
         for note in (*wanted.notes, *(env.conda.notes if env.conda else ())):
             if (env.target, note) not in self._told:  # once: a function's env is looked at whenever it is sent
                 self._told.add((env.target, note))
@@ -131,7 +134,7 @@ class Asker:
         if not spec.get("lines"):
             return self._with_ray(wanted), replace(request, python=spec.get("python") or request.python)
         kept = EnvRequest.from_spec(spec)
-        if env.python and not _same_python(env.python, kept.python):
+        if env.python and not same_python(env.python, kept.python):
             raise UsageError(
                 f"an env without a name is added on top of the default env, which runs Python {kept.python}: "
                 f"give it a name to have Python {env.python}"
@@ -139,7 +142,7 @@ class Asker:
         # Its Ray is that of the server that made it; this one's may be another.
         others = tuple(line for line in kept.lines if not line.startswith("ray=="))
         kept_limits = self._with_logins(kept.constraints)
-        before = Requirements(self._with_logins(others), kept_limits, files=self._files(others))
+        before = self._known(Requirements(self._with_logins(others), kept_limits), spec)
         installed: dict[str, str] = {canonicalize_name(name): version for name, version in spec.get("packages", [])}
         return self._with_ray(merge(before, wanted, installed)), request.on_top_of(kept)
 
@@ -147,7 +150,8 @@ class Asker:
         self, wanted: Requirements, request: EnvRequest, roots: Sequence[SyncedRoot], force: bool, git: Git
     ) -> tuple[Requirements, EnvRequest]:
         """A named env keeps what the package roots asked for that it was sent for before; each asks for itself alone."""
-        kept: dict[str, Any] = {} if force else dict(self.spec(request.name).get("of_roots") or {})
+        spec = {} if force else self.spec(request.name)
+        kept: dict[str, Any] = dict(spec.get("of_roots") or {})
         for root in roots:
             if not root.always:
                 file = Path(root.folder) / "requirements.txt"
@@ -167,24 +171,33 @@ class Asker:
             lines=tuple(lines),
             origins=tuple(lines.values()),
             constraints=tuple(dict.fromkeys((*wanted.constraints, *constraints))),
-            files={**self._files(lines), **wanted.files},
         )
-        return wanted, replace(request, of_roots=kept)
+        return self._known(wanted, spec), replace(request, of_roots=kept)
 
     def _with_logins(self, lines: Iterable[str]) -> tuple[str, ...]:
         """Stored lines as this session knows them: their users' names and passwords are not on the host."""
         return tuple(self._as_written.get(line, line) for line in lines)
 
-    def _files(self, lines: Iterable[str]) -> dict[str, str]:
-        """Where the files lie that lines of an earlier request name by their content, as far as this machine has them."""
+    def _known(self, wanted: Requirements, spec: Mapping[str, Any]) -> Requirements:
+        """Requirements with where the files lie, as far as this machine has them, that lines of an earlier request name by their
+        content. A source tree may be another by now: what was built of it stands for it."""
         store = WheelStore(self._home / "wheels")
-        found = {}
-        for line in lines:
+        files, trees = {}, {}
+        for line in wanted.lines:
             if line.startswith(FILE):
                 sha256, _, rest = line[len(FILE) :].partition("/")
                 if path := store.find(Artifact(rest.split("[")[0].split(" ;")[0], sha256)):
-                    found[sha256] = str(path)
-        return found
+                    files[sha256] = str(path)
+        for package in Lock.from_json(spec["lock"]).trees if spec.get("lock") else ():
+            if path := store.find(package.artifact):
+                trees[package.artifact.tree] = str(path)
+        named = {line[len(TREE) :].partition("/")[0] for line in wanted.lines if line.startswith(TREE)}
+        return replace(
+            wanted,
+            files={**files, **wanted.files},
+            trees={**{tree: path for tree, path in trees.items() if tree in named}, **wanted.trees},
+            gits={**{line: self._gits[line] for line in wanted.lines if line in self._gits}, **wanted.gits},
+        )
 
     def _with_ray(self, wanted: Requirements) -> Requirements:
         """The default env always has the cluster's own Ray."""
@@ -211,8 +224,3 @@ class Asker:
     def note(self, name: str, spec: dict[str, Any]) -> None:
         """The env over there is now what this spec says."""
         self._specs[name] = spec
-
-
-def _same_python(asked: str, kept: str) -> bool:
-    shorter = min(len(asked.split(".")), len(kept.split(".")))
-    return asked.split(".")[:shorter] == kept.split(".")[:shorter]

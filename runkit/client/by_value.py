@@ -31,7 +31,9 @@ def along(modules: Iterable[types.ModuleType]) -> Iterator[None]:
     try:
         for module in modules:
             with _lock:  # cloudpickle's register is one for all threads
-                if not _registered.get(module.__name__):
+                if module.__name__ not in _registered:
+                    if module.__name__ in cloudpickle.list_registry_pickle_by_value():
+                        continue  # the user has registered it, and that stays
                     cloudpickle.register_pickle_by_value(module)
                 _registered[module.__name__] = _registered.get(module.__name__, 0) + 1
             taken.append(module)

@@ -34,7 +34,7 @@ from runkit.errors import (
     UsageError,
 )
 from runkit.model import conda_local
-from runkit.model.digest import digest
+from runkit.model.digest import digest, file_digest
 from runkit.model.env import Env
 from runkit.model.env_request import EnvRequest
 from runkit.model.requirements import FILE, Requirements
@@ -84,19 +84,35 @@ class CondaPart:
         self._host = host
         self._home = home
         self._progress = progress
-        own = env.conda_packages()
-        self._prefix = Path(own.prefix) if own and own.prefix else None
+        self._prefix = self._local()
         self._lock: CondaLock | None = None
+
+    def _local(self) -> Path | None:
+        """The environment of this machine that it is a copy of: the env's own, or the one that this client has copied before for the
+        env that this one is added to; None if it is none, or that one has changed."""
+        own = self._env.conda_packages()
+        if "copy" not in self._asked:
+            return None
+        note = self._home / "conda" / "copied" / self._asked["copy"]
+        if own and own.prefix:
+            note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            note.write_text(own.prefix)
+            return Path(own.prefix)
+        try:
+            prefix = Path(note.read_text())
+        except OSError:
+            return None
+        return prefix if conda_local.content(prefix) == self._asked["copy"] else None
 
     @functools.cached_property
     def _question(self) -> dict[str, Any]:
         """What the solver is asked, with the credentials that this machine has."""
         own = self._env.conda_packages()
-        if own is None:
+        if self._prefix is None:
+            if own is not None:
+                return _question(self._env)
             return {"channels": (), "specs": (), "priority": "flexible", "variables": {}, **self._asked}
-        if own.prefix is None:
-            return _question(self._env)
-        specs, channels, _ = conda_local.requested(Path(own.prefix))
+        specs, channels, _ = conda_local.requested(self._prefix)
         written, everything = with_channels(specs, channels, conda_local.condarc())
         return {"channels": everything, "specs": written, "priority": "flexible", "variables": {}}
 
@@ -129,7 +145,7 @@ class CondaPart:
         """A copy of the local environment where it would run over there, else what its history asks for."""
         if self._prefix is None:
             raise UsageError(
-                "the env over there is a copy of a conda environment that another client sent: name the env to change it"
+                "the env over there is a copy of a conda environment that this machine does not have in that state: name the env"
             )
         version = conda_local.python(self._prefix)
         if version is None:
@@ -248,7 +264,7 @@ class CondaPart:
         lines = conda_tools.requirement_lines()
         wanted = Requirements(lines, origins=("the conda tools",) * len(lines))
         target = Platform.of_host(self._host, self._host.get("python") or platform.python_version())
-        found = resolve(wanted, target, cache=self._home / "locks")
+        found = resolve(wanted, target, cwd=self._env.folder, cache=self._home / "locks")
         if found.sources:
             raise EnvError(f"{found.sources[0].name}, which installs conda packages, has no wheel for the host")
         tool, shipped = shipment.send(found, everything)
@@ -282,7 +298,9 @@ class CondaPart:
     def _pack(self, build: str, shipment: Shipment) -> str:
         """Pack the local environment for its place on the host, and bring it there; gives its path in the wheel store."""
         if self._prefix is None:
-            raise UsageError("only the machine that the conda environment was copied from can send it again")
+            raise UsageError(
+                "the env over there is a copy of a conda environment that this machine does not have in that state: name the env"
+            )
         place = f"{self._host['home']}/envs/{build}"
         self._progress({"phase": f"pack the conda environment {self._prefix.name}"})
         folder = self._home / "conda" / "packs"
@@ -293,8 +311,7 @@ class CondaPart:
             answer = self._tool("runkit.client.conda_packing", question)
             if "error" in answer:
                 raise InstallFailed(f"the conda environment {self._prefix} cannot be packed: {answer['error']}")
-            with open(out, "rb") as file:
-                sha256 = _sha256(file)
+            sha256 = file_digest(out)
             shipment.bring([Artifact(out.name, sha256, None, str(out), out.stat().st_size)], everything=True)
             return f"{sha256}/{out.name}"
 
@@ -366,13 +383,6 @@ def _check_md5(artifact: Artifact, record: Mapping[str, Any]) -> None:
             raise InstallFailed(
                 f"{artifact.filename} is not the file its channel promised: MD5 {found} instead of {record['md5']}"
             )
-
-
-def _sha256(file: Any) -> str:
-    found = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        found.update(chunk)
-    return found.hexdigest()
 
 
 def conda_plan(lock: CondaLock, request: EnvRequest, shipped: Mapping[str, Any] | None) -> dict[str, Any]:

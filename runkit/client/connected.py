@@ -68,6 +68,11 @@ def _asks_nothing(env: Env, code: Root | None) -> bool:
     return not of_code and replace(env, folder=".", root_reqs=True) == Env()
 
 
+def _name_of(env: EnvLike) -> str:
+    """The name that an env over there has, or a name that it was given."""
+    return check_name("env", DEFAULT_ENV if env is None else env if isinstance(env, str) else as_env(env).target)
+
+
 class Connected:
     """The host of a cluster and runkit's server on it."""
 
@@ -235,7 +240,7 @@ class Connected:
         Example:
             >>> cluster.env_lock("np_env", "pylock.toml")  # doctest: +SKIP
         """
-        name = self._env_named(env)
+        name = _name_of(env)
         spec = self.link.api.json("GET", f"/v1/envs/{name}/spec")
         if not spec.get("lock"):
             raise EnvError(f"env {name!r} was not resolved by a client: it is as it is on a new cluster")
@@ -267,14 +272,10 @@ class Connected:
         Raises:
             EnvNotFound: the cluster has none of that name.
         """
-        name = self._env_named(env)
+        name = _name_of(env)
         said = self.link.api.json("GET", f"/v1/envs?sizes=1&env={name}", timeout=env_status.SIZES_S)["envs"]
         [found] = env_status.read(said)
         return found
-
-    def _env_named(self, env: EnvLike) -> str:
-        name = (env if isinstance(env, str) else as_env(env).target) if env is not None else DEFAULT_ENV
-        return check_name("env", name)
 
     @plainly
     def remove_env(self, env: Env | str) -> tuple[str, ...]:
@@ -289,7 +290,7 @@ class Connected:
         Raises:
             EnvNotFound: there is none.
         """
-        name = check_name("env", env if isinstance(env, str) else as_env(env).target)
+        name = _name_of(env)
         link = self.link
         lost = tuple(link.api.json("DELETE", f"/v1/envs/{name}", timeout=None)["lost"])
         link.forget_env(name)
@@ -330,11 +331,13 @@ class Connected:
         if mine is not None and wanted.name is None:
             alone = _asks_nothing(wanted, code)
             held = gather(mine.secrets)
-            placed = self._revived(lambda: self._send(mine, code, held, force and alone, default=True))
+            placed = self._revived(
+                lambda: self._send(mine, code, held, force and alone, default=True), mine.install_timeout
+            )
             if alone:
                 return placed
             lost = placed.lost_keys
-        placed = self._revived(lambda: self._send(wanted, code, secrets, force))
+        placed = self._revived(lambda: self._send(wanted, code, secrets, force), wanted.install_timeout)
         return replace(placed, lost_keys=tuple(dict.fromkeys(lost + placed.lost_keys)))
 
     def _send(
@@ -364,13 +367,19 @@ class Connected:
         link = self._link
         return link.connection.ready_session(env) if link is not None else None
 
-    def _revived(self, send: Callable[[], _T]) -> _T:
-        """Do it; if the server turns out to have ended, start it and do it once more: what is sent may be sent twice."""
-        try:
-            return send()
-        except ConnectionLost:
-            self.up_if_not()
-            return send()
+    def _revived(self, send: Callable[[], _T], seconds: float | None = None) -> _T:
+        """Do it; if the server turns out to have ended, start it and do it once more: what is sent may be sent twice.
+
+        Args:
+            seconds: how long both attempts may take together.
+        """
+        with SetUp(seconds=seconds) as whole:
+            try:
+                return send()
+            except ConnectionLost:
+                with whole.aside():
+                    self.up_if_not()
+                return send()
 
     def session(self, env: str) -> Session:
         """The session with an env's worker."""

@@ -10,16 +10,19 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from runkit.client.elf import is_elf, relocated
 from runkit.client.host_platform import Platform
+from runkit.client.set_up import current
 from runkit.client.uvtool import run_uv
 from runkit.errors import InterpreterNotFound
 from runkit.model.digest import digest
 from runkit.model.passed_on import environment
+
+_MOST_S = 60.0  # for what each of the programs has to do
 
 MODULES = (
     "ssl",
@@ -146,16 +149,8 @@ def _candidates(version: str, folder: Path) -> Iterator[Path]:
 
 def _describe(executable: Path) -> _Python | None:
     try:
-        done = subprocess.run(
-            [executable, "-I", "-c", _DESCRIBE, *MODULES],
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-        said = json.loads(done.stdout)
-    except (OSError, ValueError, subprocess.TimeoutExpired):
+        said = json.loads(_run([str(executable), "-I", "-c", _DESCRIBE, *MODULES], environment()).stdout)
+    except (OSError, ValueError, InterpreterNotFound):
         return None
     if said["implementation"] != "CPython":
         return None
@@ -221,7 +216,7 @@ def _copy_file(source: Path, kept: Path, tree: Path) -> bool:
         if not is_elf(file.read(16)):
             return False
     if strip := shutil.which("strip"):
-        subprocess.run([strip, "--strip-unneeded", kept], stderr=subprocess.DEVNULL, check=False)
+        _run([strip, "--strip-unneeded", str(kept)])
     data, done = relocated(kept.read_bytes(), f"$ORIGIN/{os.path.relpath(tree / 'lib', kept.parent)}")
     if done:
         kept.write_bytes(data)
@@ -231,7 +226,7 @@ def _copy_file(source: Path, kept: Path, tree: Path) -> bool:
 def _libraries(files: list[Path]) -> list[Path]:
     """The shared libraries that these files need besides glibc's: another host may lack them."""
     programs = [str(path) for path in files if path.suffix == ".so" or ".so." in path.name or path.parent.name == "bin"]
-    said = subprocess.run(["ldd", *programs], stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout
+    said = _run(["ldd", *programs]).stdout
     found = {Path(path) for path in re.findall(r"=> (/\S+) \(0x", said)}
     return sorted(
         path for path in found if not _SYSTEM_LIBRARY.fullmatch(path.name) and not path.name.startswith("libpython")
@@ -246,7 +241,7 @@ def _check(python: _Python, tree: Path, alone: bool) -> None:
     """
     code = f"import sys, {', '.join(python.modules)}; print(sys.base_prefix); print(open('/proc/self/maps').read())"
     program = [str(tree / "bin" / "python3"), "-I", "-B", "-c", code]
-    done = subprocess.run(program, env={}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    done = _run(program, {})
     prefix, _, maps = done.stdout.partition("\n")
     if done.returncode:
         raise InterpreterNotFound(f"the one in {python.base} does not run from another place", done.stderr[-2000:])
@@ -260,6 +255,26 @@ def _check(python: _Python, tree: Path, alone: bool) -> None:
         raise InterpreterNotFound(f"the one in {python.base} does not run without its own folder")
     if alone and outside:
         raise _NeedsLibraries(f"the one in {python.base} needs {', '.join(sorted(path.name for path in outside))}")
+
+
+def _run(program: list[str], variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program that takes a moment.
+
+    Raises:
+        InterpreterNotFound: it takes more. InstallTimeout: there is less time left than it takes.
+    """
+    try:
+        return subprocess.run(
+            program,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=current().left(_MOST_S),
+        )
+    except subprocess.TimeoutExpired as error:
+        current().go_on()
+        raise InterpreterNotFound(f"{program[0]} does not end within {_MOST_S:.0f} s") from error
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -9,9 +9,8 @@ from packaging.utils import canonicalize_name
 
 from runkit.errors import UsageError
 from runkit.model.package import DISTRIBUTIONS
-from runkit.model.requirements import Requirements
+from runkit.model.requirements import HASH, Requirements
 
-_HASH = re.compile(r"\s--hash[=\s]\s*(\w+):([0-9a-fA-F]+)")
 _FRAGMENT = re.compile(r"#(?:[^\s#]*&)?sha256=([0-9a-fA-F]{64})")
 _FOR_UV = re.compile(r"--(pre|require-hashes)|--trusted-host(?:\s+|=)(?P<host>\S+)")
 
@@ -43,7 +42,7 @@ def pins(requirements: Requirements, remote: Sequence[str] = ()) -> dict[str, se
     origins = [*requirements.origins, *("your constraints" for _ in requirements.constraints)]
     origins += ["a requirements file named by its URL"] * len(remote)
     for line, origin in zip([*requirements.lines, *requirements.constraints, *remote], origins, strict=True):
-        hashes = _HASH.findall(line)
+        hashes = HASH.findall(line)
         known = {value.lower() for kind, value in hashes if kind == "sha256"}
         known |= {value.lower() for value in _FRAGMENT.findall(line)}
         if not hashes and not known:

@@ -24,7 +24,7 @@ from runkit.client.roots import Root, client_id
 from runkit.client.secrets import Materials
 from runkit.client.serving import find_server, was_killed
 from runkit.client.session import Session
-from runkit.client.set_up import SetUp
+from runkit.client.set_up import SetUp, current
 from runkit.errors import ConnectionLost, EnvNotFound, HostError, RunkitError
 from runkit.model.env import Env
 from runkit.transport import Transport
@@ -36,13 +36,13 @@ def _named(root: Root | SyncedRoot) -> dict[str, Any]:
 
 
 @contextmanager
-def _waited(lock: threading.Lock, progress: SetUp) -> Iterator[None]:
-    """Hold the lock of an env, which another thread may be sending."""
+def _waited(lock: threading.Lock, what: str, progress: Report) -> Iterator[None]:
+    """Hold the lock of an env or folder, which another thread may be sending."""
     if not lock.acquire(blocking=False):
-        progress({"phase": "wait for another thread that sends the same env"})
-        left = progress.left()
+        progress({"phase": f"wait for another thread that sends the same {what}"})
+        left = current().left()
         if not lock.acquire(timeout=-1 if left is None else left):
-            raise progress.expired()
+            raise current().expired()
     try:
         yield
     finally:
@@ -171,7 +171,7 @@ class Link:
         progress: SetUp,
     ) -> tuple[Deployed, list[dict[str, Any]]]:
         lock, deployer = self._sender(DEFAULT_ENV if default else env.target)
-        with _waited(lock, progress):
+        with _waited(lock, "env", progress):
             scanned: dict[str, tuple[Root, Manifest]] = {}
             for root in (*([code] if code else []), *own):
                 if root.id not in scanned:
@@ -252,7 +252,7 @@ class Link:
     def sync(self, root: Root, manifest: Manifest | None, progress: Report) -> None:
         """Bring the mirror of one root up to date."""
         # One after the other: for the second there is nothing left to send.
-        with self._syncing.setdefault(root.id, threading.Lock()):
+        with _waited(self._syncing.setdefault(root.id, threading.Lock()), "folder", progress):
             bring(self.api, root, manifest, progress)
 
     def close(self) -> None:

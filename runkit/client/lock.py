@@ -35,6 +35,8 @@ class Artifact:
         tree: the digest of the source tree it is built from; "" for a file that comes as it is. Until it is built it has no
             `filename`, and `path` is the tree.
         source: where that tree can be had again, as a requirement line; "" for a folder of this machine.
+        subdirectory: the folder of an archive that holds the package; "" where that is all of it.
+        made_of: the source distribution that a wheel was built from, where it did not come as a wheel.
     """
 
     filename: str
@@ -44,10 +46,23 @@ class Artifact:
     size: int | None = None
     tree: str = ""
     source: str = ""
+    subdirectory: str = ""
+    made_of: Artifact | None = None
 
     @property
     def is_wheel(self) -> bool:
         return self.filename.endswith(".whl")
+
+    def to_json(self) -> dict[str, Any]:
+        """A value that `from_json` reads, without credentials and without paths of this machine."""
+        url = without_credentials(self.url) if self.url else None
+        return {**asdict(self), "url": url, "path": None, "made_of": self.made_of and self.made_of.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Artifact:
+        """Read what `to_json` wrote."""
+        made_of = value.get("made_of")
+        return cls(**{**value, "made_of": cls.from_json(made_of) if made_of else None})
 
 
 @dataclass(frozen=True)
@@ -106,7 +121,7 @@ class Lock:
         packages = [
             [p.name, "tree", p.artifact.tree]
             if p.artifact.tree
-            else [p.name, p.version, p.artifact.filename, p.artifact.sha256]
+            else [p.name, p.version, p.artifact.filename, p.artifact.sha256, *filter(None, [p.artifact.subdirectory])]
             for p in self.packages
         ]
         return digest([self.conda.digest, packages] if self.conda else packages)
@@ -129,7 +144,8 @@ class Lock:
         Args:
             shipped: SHA-256 of the files that lie in the host's wheel store; they are named by their path in it.
             kept: this client's wheel store, for a lock that is not installed from at once: files that come from nowhere else are
-                named by their path in that, commits by their repository, and the lock says which platform it is for.
+                named by their path in that, what was built by the source distribution or the commit that it was built from, and the
+                lock says which platform it is for.
         """
         minor = ".".join(self.python.split(".")[:2])
         out = ['lock-version = "1.0"', 'created-by = "runkit"', f'requires-python = ">={minor}"']
@@ -140,6 +156,8 @@ class Lock:
         folder = f"{kept}/" if kept is not None else ""
         for package in self.packages:
             artifact = package.artifact
+            if kept is not None and artifact.made_of and artifact.made_of.url:
+                artifact = artifact.made_of
             at = (
                 f"path = {quoted(f'{folder}{artifact.sha256}/{artifact.filename}')}"
                 if artifact.sha256 in shipped or not artifact.url
@@ -164,23 +182,22 @@ class Lock:
             if at.startswith("url") and urlsplit(artifact.url or "").hostname == "files.pythonhosted.org":
                 # With the index named, uv on the host finds what its cache has; without, it fetches again.
                 out.append('index = "https://pypi.org/simple"')
-            out.append(f"wheels = [{entry}]" if artifact.is_wheel else f"sdist = {entry}")
+            if artifact.subdirectory:
+                out.append(f"archive = {{ {at}{size}, subdirectory = {quoted(artifact.subdirectory)}, {hashes} }}")
+            else:
+                out.append(f"wheels = [{entry}]" if artifact.is_wheel else f"sdist = {entry}")
         return "\n".join(out) + "\n"
 
     def to_json(self) -> dict[str, Any]:
         """A value that `from_json` reads, without credentials and without paths of this machine."""
-        packages = []
-        for package in asdict(self)["packages"]:
-            artifact = package["artifact"]
-            artifact["url"] = without_credentials(artifact["url"]) if artifact["url"] else None
-            packages.append({**package, "artifact": {**artifact, "path": None}})
+        packages = [{"name": p.name, "version": p.version, "artifact": p.artifact.to_json()} for p in self.packages]
         found = {"python": self.python, "platform": self.platform, "packages": packages}
         return {**found, "conda": self.conda.to_json()} if self.conda else found
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Lock:
         """Read what `to_json` wrote."""
-        packages = tuple(Locked(p["name"], p["version"], Artifact(**p["artifact"])) for p in value["packages"])
+        packages = tuple(Locked(p["name"], p["version"], Artifact.from_json(p["artifact"])) for p in value["packages"])
         conda = CondaLock.from_json(value["conda"]) if value.get("conda") else None
         return cls(value["python"], value["platform"], packages, conda)
 

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from runkit.client import pip_settings
+from runkit.client.set_up import current
 from runkit.model.urls import expanded, without_credentials
 
 if sys.version_info >= (3, 11):
@@ -129,9 +130,13 @@ class Logins:
 
 def _ask_keyring(service: str, user: str | None) -> tuple[str, str] | None:
     command = ["keyring", "get", service, user] if user else ["keyring", "get", service, "--mode", "creds"]
+    left = current().left(_KEYRING_S)
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_KEYRING_S)
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=left)
+    except subprocess.TimeoutExpired:
+        current().go_on()
+        return None
+    except OSError:
         return None
     said = done.stdout.splitlines()
     if done.returncode or not said:

@@ -11,6 +11,7 @@ from runkit.client.git_requirements import local_checkouts, pinned_env
 from runkit.client.manifest import Manifest
 from runkit.client.progress import Report
 from runkit.client.roots import Root, root_at
+from runkit.client.set_up import together
 from runkit.client.upload import upload
 from runkit.model.env import Env
 from runkit.model.git_package import GitPackage
@@ -20,7 +21,9 @@ def own_roots(env: Env) -> tuple[list[Root], str | None]:
     """An env's own roots, its working dir and its local folders, and the id of the first of these."""
     roots = [root_at(env.working_dir)] if env.working_dir is not None else []
     working_dir = roots[0].id if roots else None
-    return roots + [root_at(folder) for folder in env.local_folders()], working_dir
+    # In a thread, for what it may fetch from file storage: that ends when no time is left.
+    (folders,) = together(Env.local_folders, [env], 1)
+    return roots + [root_at(folder) for folder in folders], working_dir
 
 
 def has_checkouts(env: Env) -> bool:

@@ -287,4 +287,5 @@ def _artifact(entry: Mapping[str, Any], folder: Path, requirements: Requirements
     filename = entry.get("name") or Path(path or str(url).split("#")[0].split("?")[0]).name
     sha256 = entry.get("hashes", {}).get("sha256", "")
     local = requirements.files.get(sha256) or (str((folder / path).resolve()) if path else None)
-    return Artifact(unquote(filename), sha256, url, local, entry.get("size"))
+    below = entry.get("subdirectory") or ""
+    return Artifact(unquote(filename), sha256, url, local, entry.get("size"), subdirectory=below)

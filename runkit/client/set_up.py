@@ -42,9 +42,12 @@ class SetUp:
         self._began = self._since = time.monotonic()
         self._phase = "start"
         self._tokens: list[Token[SetUp | None]] = []
+        self._outer: SetUp | None = None
 
     def __enter__(self) -> SetUp:
         outer = _current.get()
+        if not self._tokens:
+            self._outer = outer
         if outer is not None and outer._seconds is not None:
             left, mine = outer._began + outer._seconds, self._began + (self._seconds or float("inf"))
             if left < mine:
@@ -70,7 +73,10 @@ class SetUp:
             yield
         finally:
             _current.reset(token)
-            self._began += time.monotonic() - began
+            whole: SetUp | None = self
+            while whole is not None:
+                whole._began += time.monotonic() - began
+                whole = whole._outer
 
     def left(self, most: float | None = None) -> float | None:
         """How many seconds there are, or `most` if that is less; None for no limit.

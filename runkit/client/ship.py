@@ -127,17 +127,23 @@ class Shipment:
     def _with_built(self, lock: Lock) -> Lock:
         """Source trees built, and source distributions as far as that fits the host; the others are left to it."""
         lock = self._with_trees(lock, [package for package in lock.trees if not package.artifact.filename])
+        return self._with_sources(lock, lock.sources)
+
+    def _with_sources(self, lock: Lock, sources: Sequence[Locked]) -> Lock:
         built = {}
-        for package in lock.sources:
+        for package in sources:
             if wheel := self._store.build(package, self._target, self._cwd, self._progress):
                 built[package.name] = wheel
         return lock.with_artifacts(built)
 
     def _with_built_again(self, lock: Lock, missing: set[str]) -> tuple[Lock, set[str]]:
-        """What another client, or this one long ago, built of a source tree may be gone from the host: it is built once more."""
-        gone = [p for p in lock.trees if p.artifact.sha256 in missing and not self._store.find(p.artifact)]
-        again = self._with_trees(lock, gone)
-        names = {package.name for package in gone}
+        """What another client, or this one long ago, built may be gone from the host: it is built once more."""
+        gone = [p for p in lock.packages if p.artifact.sha256 in missing and not self._store.find(p.artifact)]
+        trees = [package for package in gone if package.artifact.tree]
+        sources = {p.name: p.artifact.made_of for p in gone if p.artifact.made_of and p.artifact.made_of.url}
+        again = self._with_trees(lock, trees).with_artifacts(sources)
+        again = self._with_sources(again, [package for package in again.packages if package.name in sources])
+        names = {package.name for package in trees} | set(sources)
         return again, missing | {p.artifact.sha256 for p in again.packages if p.name in names}
 
     def _with_trees(self, lock: Lock, packages: Sequence[Locked]) -> Lock:

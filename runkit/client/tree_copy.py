@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from runkit.client.manifest import Entry, max_root_bytes
+from runkit.client.set_up import current
 from runkit.model import listing
 from runkit.model.passed_on import environment
 from runkit.wire import places
@@ -133,8 +134,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
             capture_output=True,
             text=True,
             errors="surrogateescape",
+            timeout=current().left(),
             check=False,
         )
+    except subprocess.TimeoutExpired:
+        raise current().expired() from None
     except OSError:  # no git here
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -273,8 +273,10 @@ class Trees:
         return replace(made, source=artifact.source)
 
     def _offer(self, place: Path, artifact: Artifact) -> Path:
-        """The path of what uv may read of a tree: the tree, if it need not be built for that."""
-        if not _is_static(place):
+        """The path of what uv may read of a tree: the tree, if it need not be built for that; or what was built of it before."""
+        if place.is_file():
+            artifact = replace(self._store.add(place), tree=artifact.tree)
+        elif not _is_static(place):
             built = self._built(place, artifact)
             if built.is_wheel and built.path:
                 place, artifact = Path(built.path), built

@@ -16,7 +16,7 @@ from runkit.client import pip_settings
 from runkit.client.programs import run
 from runkit.client.set_up import current
 from runkit.errors import EnvError
-from runkit.model.digest import digest
+from runkit.model.digest import digest, file_digest
 from runkit.model.foreign import FOREIGN
 from runkit.model.passed_on import environment
 from runkit.model.requirements import Requirements
@@ -33,16 +33,18 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# Settings of uv that do not change what is resolved.
-_HARMLESS = {
-    "UV_CACHE_DIR",
-    "UV_NO_PROGRESS",
-    "UV_LINK_MODE",
-    "UV_CONCURRENT_DOWNLOADS",
-    "UV_PROJECT_ENVIRONMENT",
-    "UV",
-}
+_COUNT = re.compile(
+    r"(default-|extra-)?index(-url)?|index-strategy|no-index|find-links|exclude-newer(-package)?|prerelease|resolution|"
+    r"fork-strategy|((build-)?constraint|override|exclude)-dependencies|no-deps|(no|only)-(binary|build)(-package)?|"
+    r"no-build-isolation(-package)?|config-settings(-package)?|torch-backend|cuda-driver-version|amd-gpu-architecture|"
+    r"sources|no-sources(-package)?|workspace|dependency-metadata|extra-build-(dependencies|variables)|no-emit-package|"
+    r"require-hashes|upgrade(-package)?"
+)
+"""Settings of uv, as its configuration files name them, that decide which files make up an env, or how they are built; the others
+(caches, timeouts, certificates, where Python lies) do not."""
 
+_FILES = ("UV_CONSTRAINT", "UV_OVERRIDE", "UV_BUILD_CONSTRAINT", "UV_EXCLUDE")
+"""Variables that name files of requirements, divided by white space."""
 
 _STEP = re.compile(r"warning:|Using Python|Resolved|\s*(Building|Built|Downloading|Downloaded|Updating|Updated) \S")
 """What uv says on its way, not of what went wrong."""
@@ -85,8 +87,9 @@ def run_uv(
     """
     variables = {name: value for name, value in environment().items() if name not in FOREIGN}
     arguments, resolving = list(arguments), arguments[:2] == ["pip", "compile"]
+    installing = arguments[:2] == ["pip", "install"]
     of_pip, options = pip_settings.for_uv([content for _, content in configurations(cwd or ".")], lines)
-    if resolving or arguments[0] == "build":
+    if resolving or installing or arguments[0] == "build":
         arguments += options
     if arguments[0] == "build":  # what it builds with comes from where the requirements do
         of_lines, options = pip_settings.of_lines(lines, {**variables, **of_pip})
@@ -131,16 +134,36 @@ def explanation(stderr: str) -> str:
 def index_settings(cwd: str | Path, requirements: Requirements | None = None) -> str:
     """A digest of what steers resolution besides the lines of a request: uv's variables and configuration files, pip's index
     settings, and what the stored form of the requirements does not show. Without credentials."""
-    names = [name for name in os.environ if name.startswith("UV_") and name not in _HARMLESS]
-    names = [name for name in names if not re.search("PASSWORD|USERNAME|TOKEN", name)]
-    found: dict[str, Any] = {name: without_credentials(os.environ[name]) for name in sorted(names)}
-    for name, content in configurations(cwd):
-        found[name] = without_credentials(json.dumps(content, sort_keys=True, default=str))
-    if of_pip := pip_settings.pip_settings():
-        found["pip"] = {name: without_credentials(value) for name, value in of_pip.items()}
+    found: dict[str, Any] = {}
+    for name, value in sorted(os.environ.items()):
+        if name in _FILES:
+            found[name] = [_content(Path(cwd), place) for place in value.split()]
+        elif name.startswith("UV_") and _COUNT.fullmatch(name[3:].lower().replace("_", "-")):
+            found[name] = without_credentials(value)
+    for file, content in configurations(cwd):
+        counting = {key: value for key, value in content.items() if _COUNT.fullmatch(key)}
+        if of_pip_table := {key: value for key, value in content.get("pip", {}).items() if _COUNT.fullmatch(key)}:
+            counting["pip"] = of_pip_table
+        if counting:
+            found[file] = without_credentials(json.dumps(counting, sort_keys=True, default=str))
+    of_pip = {
+        name: without_credentials(value)
+        for name, value in pip_settings.pip_settings().items()
+        if _COUNT.fullmatch(name)
+    }
+    if of_pip:
+        found["pip"] = of_pip
     if requirements and (hidden := requirements.hidden()):
         found["hidden"] = hidden
     return digest(found)
+
+
+def _content(cwd: Path, place: str) -> str:
+    """A file by its content, wherever it lies; what is no file of this machine by its address."""
+    try:
+        return file_digest(cwd / place)
+    except OSError:
+        return without_credentials(place)
 
 
 def configurations(cwd: str | Path) -> list[tuple[str, dict[str, Any]]]:

@@ -11,13 +11,15 @@ import re
 import shutil
 import ssl
 import sys
+import tarfile
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from runkit.client.host_platform import Platform
@@ -27,7 +29,7 @@ from runkit.client.progress import Report
 from runkit.client.set_up import current, together
 from runkit.client.uvtool import explanation, run_uv
 from runkit.errors import BuildFailed, DiskFull, FetchFailed, InstallFailed, LoginRefused, RunkitError
-from runkit.model.digest import file_digest
+from runkit.model.digest import digest, file_digest
 from runkit.model.urls import without_credentials
 from runkit.wire.installers import failure_kind, is_disk_full
 
@@ -38,6 +40,7 @@ _ATTEMPTS = 3
 _LAST_LINES = 60
 _FIRST_ERRORS = 5
 _TIMEOUT_S = 30.0
+_T = TypeVar("_T")
 
 
 class WheelStore:
@@ -107,13 +110,15 @@ class WheelStore:
             DiskFull: what it needs for that cannot be had.
         """
         source = self.fetch([package.artifact])[0]
-        note = self.folder.parent / "built" / f"{source.sha256}-{target.python_tag}-{target.uv_platform}.json"
+        below = f"-{digest(source.subdirectory)[:16]}" if source.subdirectory else ""
+        note = self.folder.parent / "built" / f"{source.sha256}{below}-{target.python_tag}-{target.uv_platform}.json"
         if (kept := _read_note(note)) and (path := self.find(kept)):
-            return Artifact(kept.filename, kept.sha256, None, str(path), path.stat().st_size)
+            return Artifact(kept.filename, kept.sha256, None, str(path), path.stat().st_size, made_of=source)
         assert source.path is not None  # fetch gives a path
         progress({"phase": f"build {package.name} {package.version}"})
         with tempfile.TemporaryDirectory(prefix="build-", dir=self._ready()) as out:
-            command = ["build", "--wheel", "--python", sys.executable, "--out-dir", out, source.path]
+            place = _unpacked(Path(source.path), Path(out), source.subdirectory) if source.subdirectory else source.path
+            command = ["build", "--wheel", "--python", sys.executable, "--out-dir", out, str(place)]
             done = run_uv(command, cwd=cwd, lines=self.logins.lines)
             wheels = list(Path(out).glob("*.whl"))
             if done.returncode or not wheels:
@@ -131,30 +136,16 @@ class WheelStore:
             built = self.add(wheel)
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps({"filename": built.filename, "sha256": built.sha256}))
-        return built
+        return replace(built, made_of=source)
 
     def _fetch_one(self, artifact: Artifact, meter: _Meter) -> Artifact:
         if path := self.find(artifact):
             meter.add(artifact.size or 0)
-            return Artifact(
-                artifact.filename, artifact.sha256 or file_digest(path), artifact.url, str(path), path.stat().st_size
-            )
+            sha256 = artifact.sha256 or file_digest(path)
+            return replace(artifact, sha256=sha256, path=str(path), size=path.stat().st_size)
         if not artifact.url:
             raise InstallFailed(f"{artifact.filename} is not on this machine and has no address")
-        shown = without_credentials(artifact.url)
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return self._download(artifact, meter)
-            except RunkitError:
-                raise
-            except (OSError, EOFError, http.client.HTTPException) as error:
-                kind = _kind(error)
-                if kind is not FetchFailed or attempt == _ATTEMPTS or _is_certificate(error):
-                    tried = f" ({attempt} attempts)" if kind is FetchFailed and attempt > 1 else ""
-                    raise kind(f"{shown} cannot be fetched{tried}: {error}") from error
-                meter.warn(f"{shown} cannot be fetched ({error}); trying again ({attempt + 1} of {_ATTEMPTS})")
-                time.sleep(current().left(0.5 * 2 ** (attempt - 1)) or 0)
-        raise AssertionError("unreachable")
+        return _retried(artifact.url, lambda: self._download(artifact, meter), meter.warn)
 
     def _download(self, artifact: Artifact, meter: _Meter) -> Artifact:
         assert artifact.url is not None  # checked by the caller
@@ -162,15 +153,11 @@ class WheelStore:
             partial = Path(folder) / artifact.filename
             hasher, got = hashlib.sha256(), 0
             with self._open(artifact.url) as answer, open(partial, "wb") as file:
-                expected = answer.headers.get("Content-Length")
-                while chunk := answer.read1(1 << 18):
-                    current().go_on()
+                for chunk in _chunks(answer):
                     file.write(chunk)
                     hasher.update(chunk)
                     got += len(chunk)
                     meter.add(len(chunk))
-            if expected and got != int(expected):
-                raise EOFError(f"the connection ended after {got} of {expected} bytes")
             sha256 = hasher.hexdigest()
             if artifact.sha256 and sha256 != artifact.sha256:
                 raise InstallFailed(
@@ -179,20 +166,23 @@ class WheelStore:
                 )
             kept = self.folder / sha256 / artifact.filename
             self._place(partial, kept)
-        return Artifact(artifact.filename, sha256, artifact.url, str(kept), got)
+        return replace(artifact, sha256=sha256, path=str(kept), size=got)
 
     def read(self, url: str) -> str:
         """The text behind a URL.
 
         Raises:
-            FetchFailed, LoginRefused: it cannot be had.
+            FetchFailed, LoginRefused, InstallFailed: it cannot be had, or is no text.
         """
-        try:
+
+        def read() -> bytes:
             with self._open(url) as answer:
-                text: str = answer.read().decode("utf-8-sig")
-                return text
-        except (OSError, EOFError, http.client.HTTPException, UnicodeDecodeError) as error:
-            raise _kind(error)(f"{without_credentials(url)} cannot be read: {error}") from error
+                return b"".join(_chunks(answer))
+
+        try:
+            return _retried(url, read).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InstallFailed(f"{without_credentials(url)} cannot be read: {error}") from error
 
     def _open(self, url: str) -> Any:
         """Open a URL as the user would: their certificates (SSL_CERT_FILE), proxies, and logins."""
@@ -222,6 +212,40 @@ def _end_of(lines: list[str]) -> str:
     errors = [line for line in lines if re.search(r"\berror:", line, re.IGNORECASE)][:_FIRST_ERRORS]
     above = [line for line in errors if line not in lines[-_LAST_LINES:]]
     return "\n".join([*above, *(["..."] if above else []), *lines[-_LAST_LINES:]])
+
+
+def _retried(url: str, fetch: Callable[[], _T], warn: Callable[[str], None] = lambda text: None) -> _T:
+    """Fetch something, and again where the way to the server failed.
+
+    Raises:
+        FetchFailed, LoginRefused, InstallFailed: it cannot be had.
+    """
+    shown, attempt = without_credentials(url), 1
+    while True:
+        try:
+            return fetch()
+        except RunkitError:
+            raise
+        except (OSError, EOFError, http.client.HTTPException) as error:
+            current().go_on()
+            kind = _kind(error)
+            if kind is not FetchFailed or attempt == _ATTEMPTS or _is_certificate(error):
+                tried = f" ({attempt} attempts)" if kind is FetchFailed and attempt > 1 else ""
+                raise kind(f"{shown} cannot be fetched{tried}: {error}") from error
+            warn(f"{shown} cannot be fetched ({error}); trying again ({attempt + 1} of {_ATTEMPTS})")
+            time.sleep(current().left(0.5 * 2 ** (attempt - 1)) or 0)
+            attempt += 1
+
+
+def _chunks(answer: Any) -> Iterator[bytes]:
+    """What a server sends, for as long as the set-up may go on, and to its end."""
+    expected, got = answer.headers.get("Content-Length"), 0
+    while chunk := answer.read1(1 << 18):
+        current().go_on()
+        got += len(chunk)
+        yield chunk
+    if expected and got != int(expected):
+        raise EOFError(f"the connection ended after {got} of {expected} bytes")
 
 
 class _Meter:
@@ -263,6 +287,27 @@ def _kind(error: Exception) -> type[InstallFailed]:
             return LoginRefused
         return FetchFailed if error.code >= 500 or error.code in (408, 429) else InstallFailed
     return FetchFailed if isinstance(error, _OF_THE_NETWORK) else InstallFailed
+
+
+def _unpacked(archive: Path, folder: Path, below: str) -> Path:
+    """A folder of an unpacked source archive, whose content lies in one of its own as a rule.
+
+    Raises:
+        BuildFailed: it cannot be unpacked, or has no such folder.
+    """
+    top = folder / "unpacked"
+    try:
+        if tarfile.is_tarfile(archive) and hasattr(tarfile, "data_filter"):
+            shutil.unpack_archive(archive, top, filter="data")
+        else:
+            shutil.unpack_archive(archive, top)
+    except (shutil.ReadError, tarfile.TarError, ValueError) as error:
+        raise BuildFailed(f"{archive.name} cannot be unpacked: {error}") from error
+    inside = list(top.iterdir())
+    found = (inside[0] if len(inside) == 1 and inside[0].is_dir() else top) / below
+    if not found.is_dir() or not found.resolve().is_relative_to(top.resolve()):
+        raise BuildFailed(f"{archive.name} has no folder {below}")
+    return found
 
 
 def _is_certificate(error: Exception) -> bool:

@@ -22,7 +22,7 @@ def file_digest(path: str | Path, kind: str = "sha256") -> str:
     info = os.stat(path)
     key = (kind, os.fspath(path), info.st_size, info.st_mtime_ns, info.st_ino)
     if key not in _files:
-        hasher = hashlib.new(kind)
+        hasher = hashlib.new(kind, usedforsecurity=kind != "md5")
         with open(path, "rb") as file:
             while chunk := file.read(1 << 20):
                 hasher.update(chunk)

@@ -316,7 +316,7 @@ def in_conda(made: Env) -> Env:
     asked = found.python
     if asked is not None:
         _check_python(asked)
-        if made.python and not _same_python(asked, made.python):
+        if made.python and not same_python(asked, made.python):
             raise UsageError(f"python={made.python!r} contradicts the conda environment, which asks for Python {asked}")
         asked = max(asked, made.python or "", key=len)
     values = {**{name: getattr(made, name) for name in made.__dataclass_fields__}, "python": asked or made.python}
@@ -344,7 +344,8 @@ def _conda_name(made: Env, found: CondaSpec) -> str:
         return f"conda-{digest(content)[:8]}"
 
 
-def _same_python(one: str, other: str) -> bool:
+def same_python(one: str, other: str) -> bool:
+    """Whether two versions of Python agree as far as both of them go."""
     shorter = min(one.count("."), other.count(".")) + 1
     return one.split(".")[:shorter] == other.split(".")[:shorter]
 

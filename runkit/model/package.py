@@ -79,6 +79,10 @@ class Package:
             line = rest.strip()
         if not line and scheme in ("conda", "pip"):
             raise UsageError(f"{shown} names no package")
+        if scheme in ("reqs", "local") and is_git(line):
+            raise UsageError(
+                f"{shown}: what lies in a git repository is named by rk.GitPackage(url, revision=..., install_method={scheme!r})"
+            )
         if scheme == "conda":
             return cls("conda", line, base=str(folder))
         address, extras, marker = _parts(line)

@@ -53,6 +53,9 @@ class PackageSync:
             raise UsageError(f"package_sync ignores {', '.join(sorted(both))}, and asks for it as well")
         extras = _listed("extras", self.extras)
         packages = tuple(one if isinstance(one, (Package, GitPackage)) else Package.from_string(one) for one in extras)
+        for one in packages:
+            if isinstance(one, Package) and one.kind == "conda":
+                raise UsageError(f"package_sync makes no conda environment, which {str(one)!r} is for")
         object.__setattr__(self, "extras", packages)
 
     @property

@@ -36,7 +36,9 @@ _OPTION = re.compile(
     r"(?:\s*=\s*|\s+|(?<=^-[rcefi]))(?P<value>\S.*)"
 )
 _LOCAL_URL = re.compile(r"(?P<name>[^\s@/]+?)\s*@\s*(?P<path>(?:file:)?(?!\w+(?:\+\w+)?://)\S.*)", re.DOTALL)
-_HASH = re.compile(r"\s--hash[=\s]\s*(\w+):([0-9A-Fa-f]+)")
+HASH = re.compile(r"\s--hash[=\s]\s*(\w+):([0-9A-Fa-f]+)")
+"""A hash that a line allows: its kind and its value."""
+
 _HASHES = {kind for kind in hashlib.algorithms_guaranteed if not kind.startswith("shake")}
 FILE = "@file/"
 """A line that starts so names a file of this machine by its content: `@file/<sha256>/<file name>[extras] ; marker`."""
@@ -57,7 +59,7 @@ class Requirements:
         constraints: lines that limit versions without asking for anything.
         folders: absolute paths of local folders that are to be importable.
         files: sha256 to absolute path of the wheels and source distributions that `lines` names by content.
-        trees: digest to absolute path of the source trees that `lines` names.
+        trees: digest to absolute path of the source trees that `lines` names, or of what was built of them.
         gits: for each of `lines` that names a package from git, that package.
         limits: for each of `constraints`, as far as it is known, where the user wrote it.
         origins: for each of `lines`, where the user wrote it.
@@ -185,10 +187,10 @@ class _Reader:
             return
         named = None if option else _LOCAL_URL.fullmatch(whole)
         if named or (not option and is_path(whole)):
-            hashes = {(kind.lower(), value.lower()) for kind, value in _HASH.findall(whole)}
+            hashes = {(kind.lower(), value.lower()) for kind, value in HASH.findall(whole)}
             if unknown := {kind for kind, _ in hashes} - _HASHES:
                 raise UsageError(f"{origin}: {', '.join(unknown)} is no kind of hash that can be checked")
-            path, extras, marker = split_path(_HASH.sub("", named["path"] if named else whole))
+            path, extras, marker = split_path(HASH.sub("", named["path"] if named else whole))
             if named and "[" in named["name"]:
                 extras = split_path(named["name"])[1]
             self._path(path, extras, marker, base, origin, hashes, constraint)
@@ -292,6 +294,7 @@ class _Reader:
         if not file.is_file():
             if extras:
                 raise UsageError(f"{path} has no pyproject.toml that could state the extras {', '.join(extras)}")
+            self._note_unread(path, {})
             return
         try:
             content = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -299,11 +302,16 @@ class _Reader:
             raise UsageError(f"{file} cannot be read: {error}") from error
         project: dict[str, Any] = content.get("project", {})
         optional: dict[str, list[str]] = {_normal(k): v for k, v in project.get("optional-dependencies", {}).items()}
+        dynamic: list[str] = project.get("dynamic", [])
+        computed = content.get("tool", {}).get("setuptools", {}).get("dynamic", {})
         for extra in extras:
-            if _normal(extra) not in optional:
+            if _normal(extra) in optional:
+                continue
+            if "optional-dependencies" not in dynamic:
                 raise UsageError(f"{file} states no extra {extra!r}")
+            self._computed(path, computed.get("optional-dependencies", {}).get(extra, {}), f"the extra {extra!r}")
         wanted = list(project.get("dependencies", [])) if with_dependencies else []
-        wanted += [line for extra in extras for line in optional[_normal(extra)]]
+        wanted += [line for extra in extras for line in optional.get(_normal(extra), [])]
         own = _normal(project.get("name", ""))
         for line in wanted:
             inner = _requirement(line)
@@ -312,18 +320,30 @@ class _Reader:
             # "pkg[all]" that lists further extras of its own: no index is asked for the folder itself.
             elif inner.marker is None or self._applies(str(inner.marker), str(file)):
                 self._project(path, tuple(sorted(inner.extras)), with_dependencies=False)
-        if with_dependencies and "dependencies" in project.get("dynamic", []):
-            self._dynamic(path, content)
+        if with_dependencies and "dependencies" in dynamic:
+            self._computed(path, computed.get("dependencies", {}), "the dependencies")
+        elif with_dependencies and not project:
+            self._note_unread(path, content)
 
-    def _dynamic(self, path: Path, content: dict[str, Any]) -> None:
-        stated = (
-            content.get("tool", {}).get("setuptools", {}).get("dynamic", {}).get("dependencies", {}).get("file", [])
-        )
-        files = [stated] if isinstance(stated, str) else stated
+    def _computed(self, path: Path, stated: dict[str, Any], what: str) -> None:
+        """Take up what setuptools would read from files; where the build backend computes it, say so."""
+        named = stated.get("file", [])
+        files = [named] if isinstance(named, str) else named
         if not files:
-            self._notes[f"{path}: its pyproject.toml computes the dependencies; list them in a requirements.txt"] = None
+            self._notes[f"{path}: its pyproject.toml computes {what}; list them in a requirements.txt"] = None
         for name in files:
             self.file(path / name)
+
+    def _note_unread(self, path: Path, content: dict[str, Any]) -> None:
+        """Say where a folder states dependencies in another form than PEP 621's."""
+        unread = [name for name in ("setup.py", "setup.cfg") if "install_requires" in _text(path / name)]
+        of_poetry = content.get("tool", {}).get("poetry", {}).get("dependencies", {})
+        if set(of_poetry) - {"python"}:
+            unread.append("[tool.poetry.dependencies]")
+        if unread:
+            self._notes[
+                f"{path}: the dependencies that {' and '.join(unread)} names are not installed; list them in a requirements.txt"
+            ] = None
 
 
 def _requirement(line: str) -> Requirement | None:
@@ -331,6 +351,13 @@ def _requirement(line: str) -> Requirement | None:
         return Requirement(line)
     except InvalidRequirement:  # uv says what is wrong with it
         return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _decoded(data: bytes) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
+import cloudpickle
 import pytest
 
 import runkit as rk
+from runkit.client.by_value import along
 from tests.calls.projects import Project, output_of
 
 MakeProject = Callable[[str], Project]
@@ -236,3 +240,15 @@ def test_requirements_of_the_root(project: MakeProject) -> None:
         "except ModuleNotFoundError as e: print(e.name)"
     )
     assert here.run("-c", code) == ["True", "iniconfig"]
+
+
+def test_what_the_user_sends_by_value_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call takes nothing out of cloudpickle's own list that it has not put there."""
+    monkeypatch.setitem(sys.modules, "jam", jam := types.ModuleType("jam"))
+    for registered in (False, True):
+        if registered:
+            cloudpickle.register_pickle_by_value(jam)
+        with along([jam]), along([jam]):
+            assert "jam" in cloudpickle.list_registry_pickle_by_value()
+        assert ("jam" in cloudpickle.list_registry_pickle_by_value()) is registered
+    cloudpickle.unregister_pickle_by_value(jam)

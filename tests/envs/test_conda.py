@@ -326,6 +326,17 @@ def test_a_local_environment_is_copied(client: Client, host: Host, local: Path, 
         subprocess.run([uv.find_uv_bin(), "pip", "uninstall", "--quiet", *pip[4:], "crust"], check=True)
 
 
+def test_an_unnamed_env_goes_on_top_of_a_copy(client: Client, host: Host, local: Path, stall: Index) -> None:
+    stalled = f"--extra-index-url {stall.url}"
+    client.deployer.send(rk.conda_env(conda_env="mine", reqs=[stalled]), default=True)
+    try:
+        client.send(rk.env(reqs=["pie"]))
+        said = host.run("default", "import orchard, pie; print(orchard.__version__, pie.__version__)")
+        assert said == "1.0 1.0"
+    finally:
+        del host.plans["default"]
+
+
 def test_for_another_platform_it_is_solved_anew(
     client: Client, host: Host, local: Path, stall: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from host import Host
 from packages import Index, sdist
 
+from runkit.client import interpreter
 from runkit.client.deploy import Deployer
 from runkit.client.host_platform import Platform
+from runkit.client.link import _waited
+from runkit.client.logins import Logins
 from runkit.client.resolve import resolve
 from runkit.client.set_up import SetUp, current, together
 from runkit.client.wheels import WheelStore
@@ -90,6 +95,59 @@ def test_a_silent_index_does_not_hold_a_resolution_up(target: Platform, monkeypa
         assert time.monotonic() - began < 20  # uv itself would try for minutes
 
 
+def test_a_list_of_requirements_that_drips_is_not_waited_for(tmp_path: Path) -> None:
+    class Dripping(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(300):
+                    self.wfile.write(b"#")
+                    time.sleep(0.1)
+
+        def log_message(self, *said: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dripping) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(InstallTimeout), SetUp("e", 0.5):
+            WheelStore(tmp_path).read(f"http://127.0.0.1:{server.server_port}/r.txt")
+        server.shutdown()
+
+
+def test_a_list_of_requirements_is_asked_for_again(tmp_path: Path) -> None:
+    answers = [503, 200]
+
+    class Failing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(answers.pop(0))
+            self.end_headers()
+            self.wfile.write(b"apple")
+
+        def log_message(self, *said: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert WheelStore(tmp_path).read(f"http://127.0.0.1:{server.server_port}/r.txt") == "apple"
+        server.shutdown()
+
+
+def test_another_thread_is_waited_for_no_longer_than_there_is_time() -> None:
+    lock = threading.Lock()
+    with lock, pytest.raises(InstallTimeout, match="same folder"), SetUp("e", 0.1) as report:
+        with _waited(lock, "folder", report):
+            raise AssertionError("it is held")
+    with _waited(lock, "folder", report):
+        assert lock.locked()
+
+
+def test_a_program_that_does_not_end_ends_with_the_set_up() -> None:
+    with pytest.raises(InstallTimeout), SetUp("e", 0.1):
+        interpreter._run(["sleep", "300"])
+
+
 def test_the_deadline_changes_nothing_about_the_env(host: Host, shop: Index, tmp_path: Path) -> None:
     deployer = Deployer(host, host.status(), home=tmp_path / "client")
     deployer.send(env("e", ["apple"]))
@@ -131,3 +189,14 @@ def test_a_part_ends_with_the_whole_at_the_latest() -> None:
         with whole.aside():
             assert current().remaining is None
     assert current().remaining is None
+
+
+def test_a_keyring_that_asks_for_a_password_has_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "keyring"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexec sleep 300\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("UV_KEYRING_PROVIDER", "subprocess")
+    with SetUp("e", 0.5), pytest.raises(InstallTimeout):
+        Logins(["--index-url http://me@localhost:1/simple"]).find("http://localhost:1/simple/x.whl")

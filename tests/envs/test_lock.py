@@ -134,6 +134,31 @@ def test_index_settings_do_not_depend_on_the_password(
     assert index_settings(tmp_path) != first
 
 
+def test_settings_that_decide_nothing_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "uv.toml").write_text('exclude-newer = "2024-01-01"\n')
+    before = index_settings(tmp_path)
+    (tmp_path / "uv.toml").write_text('exclude-newer = "2024-01-01"\ncache-dir = "x"\ndev-dependencies = ["ruff"]\n')
+    for name, value in {"RUN_RECURSION_DEPTH": "1", "HTTP_TIMEOUT": "9", "PYTHON_INSTALL_DIR": "/x"}.items():
+        monkeypatch.setenv(f"UV_{name}", value)
+    monkeypatch.setenv("PIP_CERT", "/x/ca.pem")
+    assert index_settings(tmp_path) == before
+    (tmp_path / "uv.toml").write_text('exclude-newer = "2025-01-01"\n')
+    assert index_settings(tmp_path) != before
+
+
+@pytest.mark.parametrize("name", ["UV_CONSTRAINT", "UV_OVERRIDE", "UV_BUILD_CONSTRAINT", "UV_EXCLUDE"])
+def test_files_that_uv_s_variables_name_count_by_their_content(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, text in enumerate(["apple<2", "apple<2", "apple<3"]):
+        (tmp_path / f"{number}.txt").write_text(text)
+    settings = []
+    for number in range(3):
+        monkeypatch.setenv(name, f"{number}.txt")
+        settings.append(index_settings(tmp_path))
+    assert settings[0] == settings[1] != settings[2]
+
+
 def test_a_password_is_not_in_the_explanation(shop: Index, target: Platform) -> None:
     with pytest.raises(ResolutionFailed) as caught:
         lock_of([f"--index-url {shop.url.replace('http://', 'http://me:hunter2@')}", "quince"], target)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from packages import Index, wheel
 from venvs import Client, Venv, project, versions
 
 import runkit as rk
+from runkit.client.deploy import Deployer
 from runkit.client.lock import Lock
 from runkit.client.replicate import prepare
 from runkit.errors import ResolutionFailed, UsageError
@@ -135,3 +138,36 @@ def test_bad_locks(replicating: Client, tmp_path: Path) -> None:
     for more in ({"reqs": ["apple"]}, {"package_sync": True}):
         with pytest.raises(UsageError, match="says all that the env has"):
             rk.env(lock=tmp_path / "pylock.toml", **more)
+
+
+def test_a_lock_is_good_on_another_machine(
+    replicating: Client, host: Host, shop: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was built here is named by what it was built from: a source distribution, a folder of an archive, a commit."""
+    inner = project(tmp_path / "repository" / "inner", "inner")
+    with zipfile.ZipFile(shop.folder / "many-1.zip", "w") as archive:
+        for file in filter(Path.is_file, inner.rglob("*")):
+            archive.write(file, f"many-1/{file.relative_to(inner.parent)}")
+    plum = project(tmp_path / "plum", "plum")
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
+        subprocess.run(["git", "-C", plum, *command], check=True)
+    archived = f"inner @ {shop.url.removesuffix('/simple')}/many-1.zip#subdirectory=inner"
+    asked = ["sourdough", archived, rk.GitPackage(plum.as_uri())]
+    replicating.deployer.send(rk.env("e", asked))
+    assert host.run("e", "import inner, plum, sourdough; print(inner.VALUE, plum.VALUE)") == "1 1"
+    lock = kept(host, tmp_path / "pylock.toml", tmp_path / "client")
+    assert str(tmp_path / "client") not in lock.read_text()
+    (tmp_path / "client").rename(tmp_path / "of-somebody-else")
+    monkeypatch.setenv("RUNKIT_HOME", str(tmp_path / "other"))
+    other = Client(Host(tmp_path / "other-host"), tmp_path / "other")
+    send(other, lock)
+    assert versions(other.host, "locked") == versions(host)
+    other.host.run("locked", "import inner, plum, sourdough")
+
+
+def test_what_another_client_built_is_built_again_where_it_is_gone(host: Host, shop: Index, tmp_path: Path) -> None:
+    for number, client in enumerate(("one", "other")):
+        deployer = Deployer(host, host.status(), home=tmp_path / client)
+        deployer.send(rk.env("e", ["sourdough"], env_vars={"A": str(number)}, setup_cmds=["true"]))
+        shutil.rmtree(host.home / "wheels")
+    assert host.run("e", "import sourdough; print(sourdough.__version__)") == "1.0"

@@ -14,6 +14,7 @@ from runkit.model.dotenv import read_dotenv
 from runkit.model.env import as_env, env
 from runkit.model.env_request import merge
 from runkit.model.package import Package
+from runkit.model.package_sync import PackageSync
 from runkit.model.requirements import Requirements, read
 
 
@@ -211,6 +212,31 @@ def test_folders_bring_their_requirements(here: Path) -> None:
     assert "computed" in found.notes[0]
     with pytest.raises(UsageError, match="no extra 'z'"):
         env(reqs=["./stated[z]"]).requirements()
+    for scheme in ("reqs", "local"):
+        with pytest.raises(UsageError, match=rf"rk\.GitPackage\(.*install_method='{scheme}'"):
+            env(reqs=[f"{scheme}:git+https://example.org/o/r"])
+
+
+def test_dependencies_of_a_folder_that_are_not_read_are_told(here: Path) -> None:
+    for name in ("old", "poetic", "bare", "computed"):
+        (here / name).mkdir()
+    (here / "old" / "setup.py").write_text("setup(name='old', install_requires=['apple'])\n")
+    (here / "poetic" / "pyproject.toml").write_text('[tool.poetry.dependencies]\npython = "^3.10"\napple = "*"\n')
+    (here / "bare" / "setup.py").write_text("setup(name='bare')\n")
+    (here / "bare" / "pyproject.toml").write_text('[tool.poetry.dependencies]\npython = "^3.10"\n')
+    (here / "computed" / "pyproject.toml").write_text(
+        '[project]\nname = "c"\ndynamic = ["optional-dependencies"]\n'
+        '[tool.setuptools.dynamic.optional-dependencies]\nbig = {file = ["big.in"]}\n'
+    )
+    (here / "computed" / "big.in").write_text("pear\n")
+    found = env(reqs=["./old", "./poetic", "./bare", "./computed[big,small]"]).requirements()
+    assert found.lines == ("pear",)
+    said = [note.removeprefix(str(here)) for note in found.notes]
+    assert [note.partition(";")[0] for note in said] == [
+        "/old: the dependencies that setup.py names are not installed",
+        "/poetic: the dependencies that [tool.poetry.dependencies] names are not installed",
+        "/computed: its pyproject.toml computes the extra 'small'",
+    ]
 
 
 @pytest.mark.parametrize("line", ["-r gone.txt", "./gone.whl", "-e gone", "x @ ./gone", "./requirements.txt"])
@@ -278,3 +304,33 @@ def test_large_files_are_hashed_once(here: Path) -> None:
     wheel(here, "quince", "1.0", body="changed = True\n")
     os.utime(own)
     assert env(reqs=[str(own)]).requirements().lines != first.lines
+
+
+def test_the_extras_of_a_folder_s_own_extras_are_its_own(here: Path) -> None:
+    (here / "pyproject.toml").write_text(
+        '[project]\nname = "jam"\nversion = "1"\n[project.optional-dependencies]\nsweet = ["honey"]\nsour = ["lemon"]\n'
+        "all = [\"jam[sweet] ; python_version > '3'\", \"jam [sour]; sys_platform == 'win32'\"]\n"
+    )
+    assert env(reqs=["./[all]"]).requirements().lines == ("honey",)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("setup.py", "from setuptools import setup\nsetup(name='jam', install_requires=['honey'])\n"),
+        ("setup.cfg", "[options]\ninstall_requires = honey\n"),
+        ("pyproject.toml", "[tool.poetry.dependencies]\npython = '^3.10'\nhoney = '*'\n"),
+    ],
+)
+def test_dependencies_that_are_not_read_are_told(here: Path, file: str, content: str) -> None:
+    (here / file).write_text(content)
+    asked = env(reqs=["./"]).requirements()
+    assert asked.lines == ()
+    assert "list them in a requirements.txt" in asked.notes[0]
+    (here / "requirements.txt").write_text("honey\n")
+    assert env(reqs=["./"]).requirements().notes == ()
+
+
+def test_conda_packages_are_no_extras_of_a_venv() -> None:
+    with pytest.raises(UsageError, match="conda:orange"):
+        PackageSync(extras=["conda:orange"])

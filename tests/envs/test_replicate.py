@@ -11,6 +11,7 @@ from packages import Index, wheel
 from venvs import Client, Venv, project, versions
 
 import runkit as rk
+from runkit.client.deploy import Deployer
 from runkit.client.manifest import scan as scan_root
 from runkit.client.replicate import add_roots, replicate
 from runkit.client.roots import root_at
@@ -181,3 +182,19 @@ def test_a_file_of_a_folder_that_was_made_anew(
     wheel(folder, "quince", "1.0", body="new = True\n")
     replicating.send(venv, name="other")
     assert host.run("other", "import quince; print(quince.new)") == "True"
+
+
+def test_an_unnamed_env_goes_on_top_of_a_replicated_default_env(
+    replicating: Client, host: Host, venv: Venv, tmp_path: Path
+) -> None:
+    """Also when the folder that one of its packages was built from is another by now."""
+    plum = project(tmp_path / "plum", "plum")
+    venv.install("apple==1.0", str(plum))
+    deployer = replicating.deployer
+    replica = replicate(rk.env(package_sync=True), deployer.host, local=scan(str(venv.python)), with_ray=True)
+    deployer.send(replica.env, resolve=replica.solver, default=True)
+    (plum / "src/plum/__init__.py").write_text("VALUE = 2\n")
+    for client in (deployer, Deployer(host, host.status(), home=tmp_path / "client")):
+        client.send(rk.env(reqs=["pie" if client is deployer else "sourdough"]))
+    assert set(versions(host, "default")) == {"apple", "pie", "plum", "sourdough"}
+    assert host.run("default", "import plum; print(plum.VALUE)") == "1"

@@ -76,6 +76,8 @@ def test_archives_folders_and_git(installer: str, tmp_path: Path) -> None:
         ),
         ("https://x.example.org/a.whl?api_key=secret", "https://x.example.org/a.whl"),
         ("https://me:p%40ss/secret@x.example.org/a.whl", "https://x.example.org/a.whl"),
+        ("https://u:p@ss/secret@host.example.org/x.whl", "https://host.example.org/x.whl"),
+        ("https://${USER}@x.example.org/a.whl?api_key=secret", "https://${USER}@x.example.org/a.whl"),
     ],
 )
 def test_credentials_are_left_out(url: str, kept: str, venv: Venv) -> None:

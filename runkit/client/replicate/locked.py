@@ -135,7 +135,8 @@ class FromLock:
         elif placed := next((one for one in artifacts if one.path and not one.url), None):
             line, local = f"{FILE}{placed.sha256}/{placed.filename}", (placed.sha256, str(placed.path))
         elif "archive" in package:
-            line = f"{name} @ {artifacts[0].url}#sha256={artifacts[0].sha256}"
+            below = f"&subdirectory={artifacts[0].subdirectory}" if artifacts[0].subdirectory else ""
+            line = f"{name} @ {artifacts[0].url}#sha256={artifacts[0].sha256}{below}"
         elif artifacts and version:
             line = f"{name}=={version}"
         else:
@@ -154,15 +155,13 @@ class FromLock:
                 raise UsageError(
                     f"{self._path} gives no SHA-256 for a file of {name}, so nobody can tell whether it is that"
                 )
-            if file.get("subdirectory"):
-                raise UsageError(f"{self._path}: {name} lies in a subdirectory of its archive, which is not known here")
             url, path = file.get("url"), file.get("path")
             if url and url.startswith("file:"):
                 url, path = None, unquote(urlsplit(url).path)
             filename = file.get("name") or unquote(str(path or urlsplit(url or "").path).rpartition("/")[2])
-            yield Artifact(
-                filename, sha256, url, self._place(filename, sha256, path) if path else None, file.get("size")
-            )
+            place = self._place(filename, sha256, path) if path else None
+            below = file.get("subdirectory") or ""
+            yield Artifact(filename, sha256, url, place, file.get("size"), subdirectory=below)
 
     def _place(self, filename: str, sha256: str, path: str) -> str:
         """Where a file lies that the lock names by its path: there, or where this client keeps what it built."""
