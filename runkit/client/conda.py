@@ -65,6 +65,31 @@ def request(env: Env) -> dict[str, Any] | None:
     }
 
 
+def on_top_of(kept: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The conda part of an env without a name: its packages among those of the default env, from the same channels.
+
+    Args:
+        kept: the conda part of what the default env is asked to be; None if it is a venv.
+        asked: the conda part of what is asked for by itself.
+
+    Raises:
+        UsageError: the default env is a venv, or a copy, which is taken as it is.
+    """
+    wanted = ", ".join(asked["specs"])
+    if kept is None or "copy" in kept:
+        what = "a copy of a conda environment" if kept else "no conda environment"
+        raise UsageError(
+            f"an env without a name is added on top of the default env, which is {what}: {wanted} cannot be "
+            "installed there by conda. Give the env a name, or make it one of its own with rk.conda_env(reqs=[...])"
+        )
+    named = [channel for spec in asked["specs"] for channel, mark, _ in [spec.rpartition("::")] if mark]
+    return {
+        **kept,
+        "channels": list(dict.fromkeys((*kept["channels"], *named))),
+        "specs": list(dict.fromkeys((*kept["specs"], *asked["specs"]))),
+    }
+
+
 class CondaPart:
     """The conda part of one env on one host.
 
@@ -92,8 +117,14 @@ class CondaPart:
     def _question(self) -> dict[str, Any]:
         """What the solver is asked, with the credentials that this machine has."""
         own = self._env.conda_packages()
-        if own is None:
-            return {"channels": (), "specs": (), "priority": "flexible", "variables": {}, **self._asked}
+        if own is None or self._env.conda is None:  # on top of what is there
+            found = {"channels": (), "specs": (), "priority": "flexible", "variables": {}, **self._asked}
+            mine = _question(self._env) if own else found
+            as_given = {plain(text): text for name in ("channels", "specs") for text in mine[name]}
+            return {
+                **found,
+                **{name: [as_given.get(text, text) for text in found[name]] for name in ("channels", "specs")},
+            }
         if own.prefix is None:
             return _question(self._env)
         specs, channels, _ = conda_local.requested(Path(own.prefix))
