@@ -259,12 +259,11 @@ class CondaPart:
 
     # -- bringing it
 
-    def ship(self, lock: Lock, build: str, shipment: Shipment, everything: bool = False) -> dict[str, Any]:
+    def ship(self, lock: Lock, shipment: Shipment, everything: bool = False) -> dict[str, Any]:
         """Bring what the host lacks and cannot fetch; gives what of it lies there (see `conda_plan`).
 
         Args:
             lock: what the env is made of.
-            build: names the folder it will lie in.
             shipment: brings files there.
             everything: also what the host says it can fetch.
 
@@ -274,7 +273,7 @@ class CondaPart:
         conda = lock.conda
         assert conda is not None  # it is a conda env
         if conda.copied:
-            return {"copy": self._pack(build, shipment)}
+            return self._pack(conda.copied, shipment)
         there = self._bring(conda, shipment, everything)
         lines = conda_tools.requirement_lines()
         wanted = Requirements(lines, origins=("the conda tools",) * len(lines))
@@ -310,14 +309,22 @@ class CondaPart:
             raise type(error)(hidden(str(error)), hidden(error.output)) from None
         return {url: f"{sha256}/{filename}" for url, (sha256, filename) in named.items() if sha256 in there}
 
-    def _pack(self, build: str, shipment: Shipment) -> str:
-        """Pack the local environment for its place on the host, and bring it there; gives its path in the wheel store."""
+    def _pack(self, content: str, shipment: Shipment) -> dict[str, str]:
+        """Bring the local environment to the host, packed for a folder named after its content, which the host replaces by its own.
+
+        Returns:
+            `copy`, its path in the wheel store, and `packed_as`, the name of that folder, as long as that of every env's folder.
+        """
         if self._prefix is None:
             raise UsageError("only the machine that the conda environment was copied from can send it again")
-        place = f"{self._host['home']}/envs/{build}"
-        self._progress({"phase": f"pack the conda environment {self._prefix.name}"})
+        packed_as = digest([content])[:32]
+        place = f"{self._host['home']}/envs/{packed_as}"
         folder = self._home / "conda" / "packs"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        note = folder / digest([content, place])[:32]  # what it came to when it was packed last
+        if note.exists() and shipment.has((known := note.read_text()).partition("/")[0]):
+            return {"copy": known, "packed_as": packed_as}
+        self._progress({"phase": f"pack the conda environment {self._prefix.name}"})
         with tempfile.TemporaryDirectory(prefix="pack-", dir=folder) as partial:
             out = Path(partial) / f"{re.sub(r'[^A-Za-z0-9_.-]', '-', self._prefix.name)}.tar.gz"
             question = {"prefix": str(self._prefix), "place": place, "out": str(out)}
@@ -327,7 +334,10 @@ class CondaPart:
             with open(out, "rb") as file:
                 sha256 = _sha256(file)
             shipment.bring([Artifact(out.name, sha256, None, str(out), out.stat().st_size)], everything=True)
-            return f"{sha256}/{out.name}"
+            whole = Path(partial) / note.name
+            whole.write_text(f"{sha256}/{out.name}")
+            whole.replace(note)
+            return {"copy": f"{sha256}/{out.name}", "packed_as": packed_as}
 
 
 def _question(env: Env) -> dict[str, Any]:
