@@ -131,6 +131,8 @@ class Asker:
     def _on_default(self, env: Env, wanted: Requirements, request: EnvRequest) -> tuple[Requirements, EnvRequest]:
         """An unnamed env: its requirements on top of what the default env has."""
         spec = self.spec(DEFAULT_ENV)
+        if request.conda and env.conda is None:
+            request = replace(request, conda=conda.on_top_of(spec.get("conda"), request.conda))
         if not spec.get("lines"):
             return self._with_ray(wanted), replace(request, python=spec.get("python") or request.python)
         kept = EnvRequest.from_spec(spec)

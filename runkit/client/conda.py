@@ -65,6 +65,31 @@ def request(env: Env) -> dict[str, Any] | None:
     }
 
 
+def on_top_of(kept: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The conda part of an env without a name: its packages among those of the default env, from the same channels.
+
+    Args:
+        kept: the conda part of what the default env is asked to be; None if it is a venv.
+        asked: the conda part of what is asked for by itself.
+
+    Raises:
+        UsageError: the default env is a venv, or a copy, which is taken as it is.
+    """
+    wanted = ", ".join(asked["specs"])
+    if kept is None or "copy" in kept:
+        what = "a copy of a conda environment" if kept else "no conda environment"
+        raise UsageError(
+            f"an env without a name is added on top of the default env, which is {what}: {wanted} cannot be "
+            "installed there by conda. Give the env a name, or make it one of its own with rk.conda_env(reqs=[...])"
+        )
+    named = [channel for spec in asked["specs"] for channel, mark, _ in [spec.rpartition("::")] if mark]
+    return {
+        **kept,
+        "channels": list(dict.fromkeys((*kept["channels"], *named))),
+        "specs": list(dict.fromkeys((*kept["specs"], *asked["specs"]))),
+    }
+
+
 class CondaPart:
     """The conda part of one env on one host.
 
@@ -108,10 +133,17 @@ class CondaPart:
     def _question(self) -> dict[str, Any]:
         """What the solver is asked, with the credentials that this machine has."""
         own = self._env.conda_packages()
+        on_top = own is None or self._env.conda is None
+        if on_top and (own is not None or self._prefix is None):
+            found = {"channels": (), "specs": (), "priority": "flexible", "variables": {}, **self._asked}
+            mine = _question(self._env) if own else found
+            as_given = {plain(text): text for name in ("channels", "specs") for text in mine[name]}
+            return {
+                **found,
+                **{name: [as_given.get(text, text) for text in found[name]] for name in ("channels", "specs")},
+            }
         if self._prefix is None:
-            if own is not None:
-                return _question(self._env)
-            return {"channels": (), "specs": (), "priority": "flexible", "variables": {}, **self._asked}
+            return _question(self._env)
         specs, channels, _ = conda_local.requested(self._prefix)
         written, everything = with_channels(specs, channels, conda_local.condarc())
         return {"channels": everything, "specs": written, "priority": "flexible", "variables": {}}
@@ -244,12 +276,11 @@ class CondaPart:
 
     # -- bringing it
 
-    def ship(self, lock: Lock, build: str, shipment: Shipment, everything: bool = False) -> dict[str, Any]:
+    def ship(self, lock: Lock, shipment: Shipment, everything: bool = False) -> dict[str, Any]:
         """Bring what the host lacks and cannot fetch; gives what of it lies there (see `conda_plan`).
 
         Args:
             lock: what the env is made of.
-            build: names the folder it will lie in.
             shipment: brings files there.
             everything: also what the host says it can fetch.
 
@@ -259,7 +290,7 @@ class CondaPart:
         conda = lock.conda
         assert conda is not None  # it is a conda env
         if conda.copied:
-            return {"copy": self._pack(build, shipment)}
+            return self._pack(conda.copied, shipment)
         there = self._bring(conda, shipment, everything)
         lines = conda_tools.requirement_lines()
         wanted = Requirements(lines, origins=("the conda tools",) * len(lines))
@@ -295,16 +326,24 @@ class CondaPart:
             raise type(error)(hidden(str(error)), hidden(error.output)) from None
         return {url: f"{sha256}/{filename}" for url, (sha256, filename) in named.items() if sha256 in there}
 
-    def _pack(self, build: str, shipment: Shipment) -> str:
-        """Pack the local environment for its place on the host, and bring it there; gives its path in the wheel store."""
+    def _pack(self, content: str, shipment: Shipment) -> dict[str, str]:
+        """Bring the local environment to the host, packed for a folder named after its content, which the host replaces by its own.
+
+        Returns:
+            `copy`, its path in the wheel store, and `packed_as`, the name of that folder, as long as that of every env's folder.
+        """
         if self._prefix is None:
             raise UsageError(
                 "the env over there is a copy of a conda environment that this machine does not have in that state: name the env"
             )
-        place = f"{self._host['home']}/envs/{build}"
-        self._progress({"phase": f"pack the conda environment {self._prefix.name}"})
+        packed_as = digest([content])[:32]
+        place = f"{self._host['home']}/envs/{packed_as}"
         folder = self._home / "conda" / "packs"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        note = folder / digest([content, place])[:32]  # what it came to when it was packed last
+        if note.exists() and shipment.has((known := note.read_text()).partition("/")[0]):
+            return {"copy": known, "packed_as": packed_as}
+        self._progress({"phase": f"pack the conda environment {self._prefix.name}"})
         with tempfile.TemporaryDirectory(prefix="pack-", dir=folder) as partial:
             out = Path(partial) / f"{re.sub(r'[^A-Za-z0-9_.-]', '-', self._prefix.name)}.tar.gz"
             question = {"prefix": str(self._prefix), "place": place, "out": str(out)}
@@ -313,7 +352,10 @@ class CondaPart:
                 raise InstallFailed(f"the conda environment {self._prefix} cannot be packed: {answer['error']}")
             sha256 = file_digest(out)
             shipment.bring([Artifact(out.name, sha256, None, str(out), out.stat().st_size)], everything=True)
-            return f"{sha256}/{out.name}"
+            whole = Path(partial) / note.name
+            whole.write_text(f"{sha256}/{out.name}")
+            whole.replace(note)
+            return {"copy": f"{sha256}/{out.name}", "packed_as": packed_as}
 
 
 def _question(env: Env) -> dict[str, Any]:

@@ -237,7 +237,7 @@ class Deployer:
         if plan.build(lock) != spec.get("build"):
             lock, shipped = shipment.send(lock)
             if conda:
-                plan = replace(plan, conda=conda.ship(lock, plan.build(lock), shipment))
+                plan = replace(plan, conda=conda.ship(lock, shipment))
         bring_roots()
         try:
             deployed = self._put(plan, lock, shipped, packed_secrets, spec.get("digest"))
@@ -246,7 +246,7 @@ class Deployer:
             self._progress({"warning": "the host could not fetch everything; shipping it from here"})
             lock, shipped = shipment.send(lock, everything=True)
             if conda:
-                plan = replace(plan, conda=conda.ship(lock, plan.build(lock), shipment, everything=True))
+                plan = replace(plan, conda=conda.ship(lock, shipment, everything=True))
             deployed = self._put(plan, lock, shipped, packed_secrets, spec.get("digest"))
         if default and deployed is not None:
             self._tell_of_another(request, spec)

@@ -107,6 +107,10 @@ class Shipment:
         missing = set(self._api.json("POST", "/v1/wheels/missing", {"sha256": asked})["missing"])
         return self._bring(artifacts, missing, everything)
 
+    def has(self, sha256: str) -> bool:
+        """Whether a file lies in the host's wheel store."""
+        return not self._api.json("POST", "/v1/wheels/missing", {"sha256": [sha256]})["missing"]
+
     def fetch(self, artifact: Artifact) -> Artifact:
         """Fetch one file to this machine."""
         return self._store.fetch([artifact], self._progress)[0]

@@ -90,8 +90,12 @@ class Env:
         return requirements.read(asked, requirements_files, self.python)
 
     def conda_packages(self) -> CondaSpec | None:
-        """The conda environment it lives in, with the conda packages among `reqs`; None for a venv."""
-        return self.conda.with_specs([one.target for one in self.reqs if _is_conda(one)]) if self.conda else None
+        """The conda environment it lives in, with the conda packages among `reqs`; None for a venv.
+
+        For an env without a name and a conda environment of its own, it is what is added to that of the default env.
+        """
+        specs = [one.target for one in self.reqs if _is_conda(one)]
+        return (self.conda or CondaSpec()).with_specs(specs) if self.conda or specs else None
 
     def local_folders(self) -> list[str]:
         """Absolute paths of the local folders among the requirements: to be synced and importable."""
@@ -265,7 +269,7 @@ def env(
 def _check_alone(made: Env) -> None:
     """See that what says all that an env has is not said twice."""
     whole = [
-        (made.conda, "conda_env"),
+        (made.conda or made.conda_packages(), "conda_env"),
         (made.package_sync, "package_sync"),
         (made.lock_file, "lock"),
         (made.lock_file and made.reqs, "reqs"),
@@ -304,15 +308,15 @@ def conda_env(
 
 
 def in_conda(made: Env) -> Env:
-    """The env, as a CondaEnv where conda packages are asked for, with the name and the Python that follow from them."""
-    conda = made.conda
-    if conda is None and any(map(_is_conda, made.reqs)):
-        conda = CondaSpec()
-    if conda is None:
-        return made
-    made = replace(made, conda=conda)
+    """The env, as a CondaEnv where conda packages are asked for, with the name and the Python that follow from them.
+
+    One that has no more than conda packages among its `reqs` stays without a name where it has none: it is added to the default env.
+    """
     found = made.conda_packages()
-    assert found is not None  # just given
+    if found is None:
+        return made
+    if made.conda is None and made.name is not None:
+        made = replace(made, conda=CondaSpec())
     asked = found.python
     if asked is not None:
         _check_python(asked)
@@ -320,7 +324,7 @@ def in_conda(made: Env) -> Env:
             raise UsageError(f"python={made.python!r} contradicts the conda environment, which asks for Python {asked}")
         asked = max(asked, made.python or "", key=len)
     values = {**{name: getattr(made, name) for name in made.__dataclass_fields__}, "python": asked or made.python}
-    if made.name is None:
+    if made.name is None and made.conda is not None:
         values["name"] = _conda_name(made, found)
     return CondaEnv(**values)
 

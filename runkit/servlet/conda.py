@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -77,7 +79,7 @@ def make(conda: Mapping[str, Any], path: Path, run: Runner) -> None:
     """Fill an env's folder with conda packages.
 
     Args:
-        conda: the conda part of an EnvPlan: `records`, `files` and `tools`, or `copy`; `variables`.
+        conda: the conda part of an EnvPlan: `records`, `files` and `tools`, or `copy` and `packed_as`; `variables`.
         path: the folder; it does not exist.
         run: runs what has to run.
 
@@ -89,6 +91,8 @@ def make(conda: Mapping[str, Any], path: Path, run: Runner) -> None:
         path.mkdir(mode=0o700)
         archive = run.home / "wheels" / conda["copy"]
         run.command(["tar", "-xzf", str(archive), "-C", str(path)], {}, run.home, "unpacking the conda environment")
+        if packed_as := conda.get("packed_as"):
+            _renamed(path, packed_as)
     else:
         _install(conda, path, run)
     if conda.get("variables"):
@@ -104,6 +108,34 @@ def make(conda: Mapping[str, Any], path: Path, run: Runner) -> None:
     if not own.exists() and not shutil.which("conda", path=run.environment.get("PATH")):
         own.write_text(_STAND_IN)
         own.chmod(0o755)
+
+
+def _renamed(path: Path, packed_as: str) -> None:
+    """Put the name of an env's folder in the place of the one that its files were packed for.
+
+    Both are as long, so that compiled files stay whole too; being a digest, it stands nowhere by chance.
+    """
+    old, new = packed_as.encode(), path.name.encode()
+    if len(old) != len(new):
+        raise InstallFailed(f"a conda environment that was packed for the folder {packed_as} cannot lie in {path.name}")
+    for folder, names, files in os.walk(path):
+        for file in (Path(folder, name) for name in (*names, *files)):
+            if file.is_symlink():
+                target = os.readlink(file)
+                if packed_as in target:
+                    file.unlink()
+                    file.symlink_to(target.replace(packed_as, path.name))
+            elif file.is_file() and (size := file.stat().st_size):
+                with open(file, "rb") as read, mmap.mmap(read.fileno(), size, access=mmap.ACCESS_READ) as content:
+                    found = [match.start() for match in re.finditer(re.escape(old), content)]
+                if found:
+                    mode = file.stat().st_mode
+                    file.chmod(mode | 0o200)
+                    with open(file, "r+b") as write:
+                        for start in found:
+                            write.seek(start)
+                            write.write(new)
+                    file.chmod(mode)
 
 
 def _install(conda: Mapping[str, Any], path: Path, run: Runner) -> None:

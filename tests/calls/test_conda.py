@@ -88,5 +88,10 @@ def test_a_default_env_of_conda(cluster: rk.Cluster, host: Host, orchard: Channe
         assert rk.function(jobs.python_version).to(box)().startswith(f"{orchard.minor}.")
         # On top of it
         assert rk.function(jobs.version_of).to(box, env=["six==1.16.0"])("six") == "1.16.0"
+        assert rk.function(jobs.version_of).to(box, env=["conda:orchard<2"])("orchard") == "1.0"
+        assert rk.function(jobs.version_of).to(box)("six") == "1.16.0"
         assert rk.function(jobs.environ).to(box)("PRESS_HOME")
+        assert not [name for name in box.status()["envs"] if name.startswith("conda-")]
     cluster.remove_env("default")
+    with pytest.raises(rk.errors.UsageError, match="orchard cannot be installed there by conda. Give the env a name"):
+        rk.function(jobs.pid).to(cluster, env=["conda:orchard"])

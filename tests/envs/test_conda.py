@@ -311,7 +311,15 @@ def test_a_local_environment_is_copied(client: Client, host: Host, local: Path, 
     assert subprocess.check_output([prefix / "bin" / "press"], text=True) == f"press {prefix}\n"
     assert not client.send(env).changed
     assert host.calls == ONE_QUESTION
-    # Other variables cost no packing; another content does.
+    # It is sent once, also for an env with other requirements of pip; another content is sent.
+    host.calls.clear()
+    client.send(rk.conda_env(conda_env="mine", reqs=[f"--extra-index-url {stall.url}", "pie", "crust"]))
+    assert not any(call.startswith("PUT /v1/wheels") and ".tar.gz" in call for call in host.calls)
+    grown = host.home / "envs" / host.plans["mine"]["build"]
+    assert grown != prefix
+    assert subprocess.check_output([grown / "bin" / "press"], text=True) == f"press {grown}\n"
+    assert host.run("mine", "import orchard, sys; print(sys.prefix)") == str(grown)
+    client.send(env)
     second = client.send(
         rk.conda_env(conda_env="mine", reqs=[f"--extra-index-url {stall.url}", "pie"], env_vars={"A": "b"})
     )

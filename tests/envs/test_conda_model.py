@@ -39,7 +39,10 @@ def test_the_forms_of_runhouse() -> None:
     )
     plain = rk.env(reqs=[rk.Package.from_string("conda:torch>=2"), "einops"])
     assert isinstance(plain, rk.CondaEnv)
-    assert plain.name == rk.env(reqs=["conda:torch>=2", "einops"]).name != rk.env(reqs=["conda:torch"]).name
+    assert plain.name is None  # on top of the default env
+    own = rk.conda_env(reqs=["conda:torch>=2", "einops"])
+    assert own.name == rk.conda_env(reqs=["conda:torch>=2", "einops"]).name
+    assert own.name != rk.conda_env(reqs=["conda:torch"]).name
     assert plain.requirements().lines == ("einops",)
     found = conda.request(plain)
     assert found is not None
