@@ -76,7 +76,7 @@ def test_a_build_changes_nothing_for_the_running_worker(server: Server, tmp_path
     going, go_on = tmp_path / "going", tmp_path / "go-on"
     wait = f"test $NEW = other-{VALUE[:6]} && touch {going}; while ! test -e {go_on}; do sleep 0.05; done; exit 3"
     other = {"fingerprint": "2", "variables": {"NEW": f"other-{VALUE[:6]}"}, "settings": {}, "files": []}
-    wanted = plan("held", request="2", build="test-later", setup_cmds=[wait], secrets={"t": other})
+    wanted = plan("held", request="2", build="held-2", setup_cmds=[wait], secrets={"t": other})
     events = server.api.events("PUT", "/v1/envs/held", wanted)
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(list, events)
