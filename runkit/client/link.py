@@ -156,58 +156,44 @@ class Link:
         """
         name = DEFAULT_ENV if default else env.target
         with Progress(self.name) as shown, SetUp(name, env.install_timeout, shown) as progress:
-            return self._send(env, code, own, working_dir, force, secrets, default, replica, progress)
+            lock, deployer = self._sender(name)
+            with _waited(lock, "env", progress):
+                scanned: dict[str, tuple[Root, Manifest]] = {}
+                for root in (*([code] if code else []), *own):
+                    if root.id not in scanned:
+                        scanned[root.id] = (root, scan(root))
+                always = {root.id for root in own}
+                if replica is not None:
+                    replica.solver.progress = progress
+                    scanned, always = add_roots(replica, scanned, always, progress)
+                synced = [
+                    SyncedRoot(root.id, manifest.digest, str(root.path), root.paths, root.id in always)
+                    for root, manifest in scanned.values()
+                ]
 
-    def _send(
-        self,
-        env: Env,
-        code: Root | None,
-        own: Sequence[Root],
-        working_dir: str | None,
-        force: bool,
-        secrets: Materials,
-        default: bool,
-        replica: Replica | None,
-        progress: SetUp,
-    ) -> tuple[Deployed, list[dict[str, Any]]]:
-        lock, deployer = self._sender(DEFAULT_ENV if default else env.target)
-        with _waited(lock, "env", progress):
-            scanned: dict[str, tuple[Root, Manifest]] = {}
-            for root in (*([code] if code else []), *own):
-                if root.id not in scanned:
-                    scanned[root.id] = (root, scan(root))
-            always = {root.id for root in own}
-            if replica is not None:
-                replica.solver.progress = progress
-                scanned, always = add_roots(replica, scanned, always, progress)
-            synced = [
-                SyncedRoot(root.id, manifest.digest, str(root.path), root.paths, root.id in always)
-                for root, manifest in scanned.values()
-            ]
+                def sync(one: SyncedRoot) -> None:
+                    self.sync(*scanned[one.id], progress)
 
-            def sync(one: SyncedRoot) -> None:
-                self.sync(*scanned[one.id], progress)
-
-            deployed = deployer.send(
-                replica.env if replica else env,
-                synced,
-                working_dir=working_dir,
-                sync=sync,
-                force=force,
-                progress=progress,
-                default=default,
-                secrets=secrets,
-                resolve=replica.solver if replica else resolve,
-            )
-            self.connection.expect(deployed.name, deployed.worker)
-            if deployed.lost_keys:
-                lost = ", ".join(map(repr, deployed.lost_keys))
-                progress(
-                    {
-                        "warning": f"the process of env {deployed.name!r} was replaced; stored objects that went with it: {lost}"
-                    }
+                deployed = deployer.send(
+                    replica.env if replica else env,
+                    synced,
+                    working_dir=working_dir,
+                    sync=sync,
+                    force=force,
+                    progress=progress,
+                    default=default,
+                    secrets=secrets,
+                    resolve=replica.solver if replica else resolve,
                 )
-            return deployed, [_named(root) for root in synced]
+                self.connection.expect(deployed.name, deployed.worker)
+                if deployed.lost_keys:
+                    lost = ", ".join(map(repr, deployed.lost_keys))
+                    progress(
+                        {
+                            "warning": f"the process of env {deployed.name!r} was replaced; stored objects that went with it: {lost}"
+                        }
+                    )
+                return deployed, [_named(root) for root in synced]
 
     def replica(self, env: Env, default: bool = False) -> Replica | None:
         """What an env that replicates the local environment, or a lock, is sent as; `default` as for `send`."""
