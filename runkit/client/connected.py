@@ -278,11 +278,11 @@ class Connected:
         return found
 
     @plainly
-    def remove_env(self, env: Env | str) -> tuple[str, ...]:
+    def remove_env(self, env: Env | str | PlacedCode) -> tuple[str, ...]:
         """End an env on the cluster, its process and its objects, and forget it; of the others nothing changes.
 
         Args:
-            env: the env, or its name. "default" comes back as it is on a new cluster: with Ray, and nothing else.
+            env: the env, its name, or what sending it gave. "default" comes back as it is on a new cluster: with Ray, and nothing else.
 
         Returns:
             The keys of the objects that went with it.
@@ -290,7 +290,7 @@ class Connected:
         Raises:
             EnvNotFound: there is none.
         """
-        name = _name_of(env)
+        name = _name_of(env.env if isinstance(env, PlacedCode) else env)
         link = self.link
         lost = tuple(link.api.json("DELETE", f"/v1/envs/{name}", timeout=None)["lost"])
         link.forget_env(name)

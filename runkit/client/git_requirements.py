@@ -131,6 +131,21 @@ def _with(first: Requirements, then: Requirements) -> Requirements:
 def _name_of(package: GitPackage, git: Git) -> str:
     """The distribution's name, as the checkout states it."""
     folder = git.checkout(package)
+    stated = stated_name(folder)
+    if not stated and (folder / "setup.py").is_file():
+        found = re.search(r"""\bname\s*=\s*["']([\w.-]+)["']""", (folder / "setup.py").read_text(errors="replace"))
+        stated = found[1] if found else None
+    if not stated and package.install_method != "pip":
+        return Path(package.git_url).name.removesuffix(".git") or "checkout"
+    if not stated:
+        raise UsageError(
+            f"{package}: neither pyproject.toml, setup.cfg nor setup.py states a name there: give package_name="
+        )
+    return stated
+
+
+def stated_name(folder: Path) -> str | None:
+    """The distribution's name as a project's pyproject.toml or setup.cfg states it; None if they do not."""
     try:
         content = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -143,13 +158,4 @@ def _name_of(package: GitPackage, git: Git) -> str:
             stated = configuration.get("metadata", "name", fallback=None)
         except (OSError, ValueError, configparser.Error):
             stated = None
-    if not stated and (folder / "setup.py").is_file():
-        found = re.search(r"""\bname\s*=\s*["']([\w.-]+)["']""", (folder / "setup.py").read_text(errors="replace"))
-        stated = found[1] if found else None
-    if not stated and package.install_method != "pip":
-        return Path(package.git_url).name.removesuffix(".git") or "checkout"
-    if not isinstance(stated, str) or not stated:
-        raise UsageError(
-            f"{package}: neither pyproject.toml, setup.cfg nor setup.py states a name there: give package_name="
-        )
-    return stated
+    return stated if isinstance(stated, str) and stated else None

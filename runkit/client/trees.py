@@ -17,10 +17,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from packaging.utils import canonicalize_name
+
 from runkit.client import tree_copy
 from runkit.client.filelock import held
 from runkit.client.git import Git
-from runkit.client.git_requirements import package_of
+from runkit.client.git_requirements import package_of, stated_name
 from runkit.client.host_platform import Platform
 from runkit.client.lock import Artifact
 from runkit.client.manifest import scan
@@ -34,7 +36,7 @@ from runkit.model.digest import digest
 from runkit.model.git_package import GitPackage
 from runkit.model.requirements import GIT, TREE, Requirements
 from runkit.model.urls import without_credentials
-from runkit.wire.installers import failure_kind
+from runkit.wire.installers import Tail, failure_kind
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -44,7 +46,6 @@ else:
 PARALLEL = max(2, min(4, os.cpu_count() or 1))
 """Trees built at once."""
 
-_LAST_LINES = 60
 _EPOCH = "315619200"  # 1980-01-02: zip files know no earlier time; with a fixed one the same tree makes the same bytes
 _LINE = re.compile(r"(?P<digest>[0-9a-f]+)/(?P<name>[^\s\[;]*)(?P<extras>\[[^\]]*\])?(?P<marker>\s;.*)?", re.DOTALL)
 _DYNAMIC = {"version", "dependencies", "optional-dependencies", "requires-python"}
@@ -135,7 +136,7 @@ def _run_build(kind: str, copy: Path, out: Path, cwd: str | Path, lines: Sequenc
     command = ["build", kind, "--python", sys.executable, "--out-dir", str(out), str(copy)]
     done = run_uv(command, cwd=cwd, env=variables, lines=lines)
     found = [path for path in out.iterdir() if path.name.endswith(".whl" if kind == "--wheel" else ".tar.gz")]
-    said = without_credentials("\n".join(explanation(done.stderr).splitlines()[-_LAST_LINES:]))
+    said = without_credentials(str(Tail(explanation(done.stderr).splitlines())))
     return (found[0] if found and not done.returncode else None), said
 
 
@@ -207,7 +208,14 @@ class Trees:
             raise UsageError(f"{line!r} names no commit")
         if package.install_method != "pip":
             return ""
-        offered = self._offer(self._git.checkout(package), _of_git(package))
+        checkout = self._git.checkout(package)
+        stated = stated_name(checkout)
+        if stated and package.package_name and canonicalize_name(stated) != canonicalize_name(package.package_name):
+            raise UsageError(
+                f"{package} is asked for as {package.package_name!r}, and the project there is called {stated!r}: correct the "
+                "name, or leave it out"
+            )
+        offered = self._offer(checkout, _of_git(package))
         extras = f"[{','.join(package.extras)}]" if package.extras else ""
         return f"{package.package_name}{extras} @ {offered.as_uri()}" + (
             f" ; {package.marker}" if package.marker else ""

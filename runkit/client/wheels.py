@@ -7,7 +7,6 @@ import hashlib
 import http.client
 import json
 import os
-import re
 import shutil
 import ssl
 import sys
@@ -31,14 +30,12 @@ from runkit.client.uvtool import explanation, run_uv
 from runkit.errors import BuildFailed, DiskFull, FetchFailed, InstallFailed, LoginRefused, RunkitError
 from runkit.model.digest import digest, file_digest
 from runkit.model.urls import without_credentials
-from runkit.wire.installers import failure_kind, is_disk_full
+from runkit.wire.installers import Tail, failure_kind, is_disk_full
 
 PARALLEL = 6
 """Files fetched at once."""
 
 _ATTEMPTS = 3
-_LAST_LINES = 60
-_FIRST_ERRORS = 5
 _TIMEOUT_S = 30.0
 _T = TypeVar("_T")
 
@@ -124,7 +121,7 @@ class WheelStore:
             if done.returncode or not wheels:
                 if not target.is_this_python:
                     return None
-                said = without_credentials(_end_of(explanation(done.stderr).splitlines()))
+                said = without_credentials(str(Tail(explanation(done.stderr).splitlines())))
                 kind = failure_kind(done.stderr, BuildFailed)
                 raise kind(f"{package.name} {package.version} has no wheel and could not be built:\n{said}", said)
             wheel = wheels[0]
@@ -205,13 +202,6 @@ class WheelStore:
         # Renamed in when whole: a cut-off copy is never taken for the file.
         kept.parent.mkdir(parents=True, exist_ok=True)
         partial.replace(kept)
-
-
-def _end_of(lines: list[str]) -> str:
-    """The last lines of a build, after the first errors where those are further up, as when a report follows them."""
-    errors = [line for line in lines if re.search(r"\berror:", line, re.IGNORECASE)][:_FIRST_ERRORS]
-    above = [line for line in errors if line not in lines[-_LAST_LINES:]]
-    return "\n".join([*above, *(["..."] if above else []), *lines[-_LAST_LINES:]])
 
 
 def _retried(url: str, fetch: Callable[[], _T], warn: Callable[[str], None] = lambda text: None) -> _T:

@@ -7,12 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from runkit.errors import UsageError
 from runkit.model.mistakes import plainly
-from runkit.model.secret import Secret
+from runkit.model.secret import InUrl, Secret
 
 METHODS = ("pip", "local", "reqs")
 _SCHEMES = ("https", "http", "ssh", "git", "file")
@@ -157,6 +157,20 @@ class GitPackage:
         """The same package at one commit."""
         return replace(self, revision=commit)
 
+    @plainly
+    def to(self, destination: str, path: str | None = None) -> NoReturn:
+        """Not to be had: what can be stored is a folder, see `Package.to`.
+
+        Raises:
+            UsageError: always.
+        """
+        if hasattr(destination, "send_env"):
+            raise UsageError("a package goes to a cluster in an env: rk.env(reqs=[package]).to(cluster)")
+        raise UsageError(
+            f"{self}: a package from git stays in its repository, which has it by its commit; only folders, wheels, source "
+            "distributions and requirements files can be stored"
+        )
+
     def __str__(self) -> str:
         """As a line of a requirements file, without a user name (but for SSH, where it belongs to the address)."""
         named = self.package_name or ""
@@ -272,8 +286,9 @@ def _variables(url: str) -> tuple[str, str | None, Secret | None]:
     found = _LOGIN.match(url)
     if found is None:
         return _filled(url), None, None
-    secret = Secret(found["token"] or found["alone"], env=found["token"] or found["alone"])
-    return _filled(found["scheme"] + url[found.end() :]), _filled(found["user"] or "") or None, secret
+    name = found["token"] or found["alone"]
+    secret = Secret(name, value=InUrl(name))
+    return _filled(found["scheme"] + url[found.end() :]), unquote(_filled(found["user"] or "")) or None, secret
 
 
 def _filled(text: str) -> str:

@@ -276,7 +276,7 @@ def places(provider: Provider) -> str:
             found.append(f"the login of {file.login} in {shown}" if file.login else f"the file {shown}")
     if provider.command:
         found.append(f"`{' '.join(provider.command)}`")
-    return ", ".join(found)
+    return "; or ".join(found)
 
 
 def _paths(file: File) -> list[Path]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from runkit.errors import SecretNotFound, UsageError
 from runkit.model.mistakes import plainly
@@ -30,6 +31,8 @@ INDEX = ".index.json"
 """The file in that folder that says what each secret is made of: {name: {"variables": [name], "files": [path]}}."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_USERINFO = re.compile(r"(?:[\w.~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*", re.ASCII)
+"""What may stand in front of the @ of a URL (RFC 3986, 3.2.1)."""
 _WORD = re.compile(r"[A-Za-z][A-Za-z_.\- ]{0,30}")
 
 
@@ -47,6 +50,26 @@ class Keyring:
             raise UsageError("the package keyring is not installed here: `pip install keyring`") from None
         found: str | None = keyring.get_password(self.service, self.user)
         return found
+
+
+@dataclass(frozen=True)
+class InUrl:
+    """A variable that stands in a URL, which pip and uv fill in as text: percent-encoded, unless it is no text that a URL can have."""
+
+    variable: str
+
+    def __post_init__(self) -> None:
+        keep_out(self.variable)
+
+    def __call__(self) -> str:
+        keep_out(self.variable)  # also for one that was unpickled
+        value = os.environ.get(self.variable)
+        if value is None:
+            raise UsageError(f"the environment variable {self.variable} is not set")
+        return unquote(value, errors="strict") if _USERINFO.fullmatch(value) else value
+
+    def __repr__(self) -> str:
+        return f"<${{{self.variable}}} of a URL>"
 
 
 class _Function:
@@ -117,7 +140,7 @@ class Secret:
     name: str
     env: str | None
     path: str | None
-    source: Keyring | _Function | None
+    source: Keyring | InUrl | _Function | None
 
     @plainly
     def __init__(
@@ -127,7 +150,10 @@ class Secret:
         env: str | None = None,
         path: str | os.PathLike[str] | None = None,
         value: Callable[[], str | bytes] | None = None,
-        source: Keyring | _Function | None = None,  # the field of that name, for whoever copies a Secret by its fields
+        source: Keyring
+        | InUrl
+        | _Function
+        | None = None,  # the field of that name, for whoever copies a Secret by its fields
     ):
         check_name("secret", name)
         if env is not None and not (isinstance(env, str) and _VARIABLE.fullmatch(env)):
@@ -148,7 +174,7 @@ class Secret:
         if path is not None and value is not None:
             raise UsageError(f"the secret {name!r} has a path and a value: give one of them")
         if value is not None:
-            source = value if isinstance(value, (Keyring, _Function)) else _Function.of(value)
+            source = value if isinstance(value, (Keyring, InUrl, _Function)) else _Function.of(value)
         if env is not None and path is None and source is None:
             keep_out(env)
         where = None if path is None else os.path.normpath(Path.cwd() / Path(path).expanduser())
@@ -232,7 +258,7 @@ class Secret:
             raise UsageError(f"looked for {places(provider)}")
         return material
 
-    def _called(self, source: Keyring | _Function) -> Material:
+    def _called(self, source: Keyring | InUrl | _Function) -> Material:
         raised = ""
         try:
             found = source()

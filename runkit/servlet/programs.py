@@ -6,7 +6,6 @@ import fcntl
 import signal
 import subprocess
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +14,7 @@ from typing import Any
 from runkit.errors import DiskFull, InstallFailed
 from runkit.model.foreign import FOREIGN
 from runkit.wire import programs
-from runkit.wire.installers import failure_kind
-
-LAST_LINES = 60
-"""How many of the installer's last lines an error carries."""
+from runkit.wire.installers import Tail, failure_kind
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -45,7 +41,7 @@ class Runner:
             raise failure_kind(error.output)(str(error), error.output) from None
 
     def command(self, arguments: Sequence[str], variables: Mapping[str, str], cwd: Path, title: str) -> None:
-        lines: deque[str] = deque(maxlen=LAST_LINES)
+        tail = Tail()
         # A session of its own, so that what a build started can be ended with it.
         process = subprocess.Popen(
             arguments,
@@ -64,16 +60,16 @@ class Runner:
 
         try:
             for line in programs.lines(process, process.stdout, go_on):
-                lines.append(line)
+                tail.add(line)
                 self.emit({"log": line})
         except InstallFailed as error:
             programs.end(process, self._mark)
-            raise InstallFailed(f"{error}\n" + "\n".join(lines), "\n".join(lines)) from None
+            raise InstallFailed(f"{error}\n{tail}", str(tail)) from None
         except BaseException:
             programs.end(process, self._mark)
             raise
         if process.returncode:
-            output = "\n".join(lines)
+            output = str(tail)
             code = process.returncode
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             # What a command of the user's own prints says nothing more for certain than that there was no room.

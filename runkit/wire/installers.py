@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
+from collections import deque
+from collections.abc import Iterable
 
 from runkit.errors import (
     BuildFailed,
@@ -45,6 +47,30 @@ _ASKED = re.compile(
     r"(?! (?:depends? on|ha(?:s|ve) no|cannot be used|(?:is|are) (?:available|incompatible)|was not))(?=,?\s|$)"
 )
 _ABSENT = re.compile(r"(there (?:is no version|are no versions) of|only the following versions? of) \S+")
+
+
+_ERROR = re.compile(r"\berror:", re.IGNORECASE)
+_LAST_LINES = 60
+_FIRST_ERRORS = 5
+
+
+class Tail:
+    """The last lines of what a program printed, after the first errors where those are further up, as when a report follows them."""
+
+    def __init__(self, lines: Iterable[str] = ()) -> None:
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
+        self._errors: list[str] = []
+        for line in lines:
+            self.add(line)
+
+    def add(self, line: str) -> None:
+        if len(self._errors) < _FIRST_ERRORS and _ERROR.search(line):
+            self._errors.append(line)
+        self._last.append(line)
+
+    def __str__(self) -> str:
+        above = [line for line in self._errors if line not in self._last]
+        return "\n".join([*above, *(["..."] if above else []), *self._last])
 
 
 def failure_kind(said: str, otherwise: type[EnvError] = InstallFailed) -> type[EnvError]:

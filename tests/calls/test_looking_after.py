@@ -89,7 +89,7 @@ def test_removed_with_its_process_and_its_keys_alone(box: rk.Cluster) -> None:
     env = rk.env(name="goes", reqs=["iniconfig==2.0.0"], root_reqs=False)
     assert rk.function(jobs.version_of).to(box, env=env)("iniconfig") == "2.0.0"
     box.put("of goes", 1, env="goes")
-    assert box.remove_env("goes") == ("of goes",)
+    assert box.remove_env(env.to(box)) == ("of goes",)
 
 
 def test_folders_that_nobody_uses(box: rk.Cluster, host: Host) -> None:

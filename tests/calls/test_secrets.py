@@ -95,7 +95,7 @@ def test_a_missing_one_is_named_before_anything_else(cluster: rk.Cluster) -> Non
         with pytest.raises(SecretNotFound) as caught:
             env.to(place)
         for words in (
-            "'huggingface' has no value: looked for HF_TOKEN,",
+            "'huggingface' has no value: looked for HF_TOKEN; or",
             "AWS_ACCESS_KEY_ID and AWS_SECRET",
             "NO_SUCH is not set",
         ):

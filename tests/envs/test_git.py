@@ -97,14 +97,21 @@ def test_variables_in_a_line_stay_references(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("WHERE", "h.org")
     monkeypatch.setenv("TOKEN_OF_MINE", "hunter2")
     monkeypatch.setenv("ME", "jo")
-    token = rk.Secret("TOKEN_OF_MINE", env="TOKEN_OF_MINE")
     for login, user in (
         ("${ME}:${TOKEN_OF_MINE}", "jo"),
         ("${TOKEN_OF_MINE}", None),
         ("${TOKEN_OF_MINE}:x-oauth-basic", None),
     ):
         package = rk.Package.from_string(f"git+https://{login}@${{WHERE}}/o/plum.git@v1")
-        assert package == rk.GitPackage("https://h.org/o/plum.git", revision="v1", username=user, token=token)
+        assert isinstance(package, rk.GitPackage)
+        assert package == rk.GitPackage("https://h.org/o/plum.git", revision="v1", username=user, token=package.token)
+        assert package.token is not None
+        assert pickle.loads(pickle.dumps(package)) == package
+        # Percent-encoded as pip and uv need it, or as it is where no URL could have it so.
+        for written, meant in (("hunter2", "hunter2"), ("hun%40ter%2f2", "hun@ter/2"), ("hun@ter%2", "hun@ter%2")):
+            monkeypatch.setenv("TOKEN_OF_MINE", written)
+            assert package.token.value() == meant
+        monkeypatch.setenv("TOKEN_OF_MINE", "hunter2")
         assert "hunter2" not in f"{package!r}{package}{pickle.dumps(package)!r}"
     with pytest.raises(UsageError, match="password"):
         rk.Package.from_string("git+https://${ME}:literal@h.org/o/plum.git")
@@ -406,6 +413,17 @@ def test_two_at_once_make_one_checkout(plum: Repository) -> None:
 @pytest.fixture
 def no_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def test_a_wrong_name_is_told_beside_the_right_one(client: Client, plum: Repository) -> None:
+    plum.commit({"pyproject.toml": '[project]\nname = "plum"\nversion = "1.0"\n'})
+    with pytest.raises(UsageError, match="asked for as 'pear', and the project there is called 'plum'"):
+        client.send(rk.GitPackage(str(plum.bare), package_name="pear"))
+
+
+def test_it_is_stored_nowhere_else(plum: Repository) -> None:
+    with pytest.raises(UsageError, match="stays in its repository"):
+        rk.GitPackage(str(plum.bare)).to("memory://packages")
 
 
 def test_a_machine_without_git_says_so(client: Client, no_git: None) -> None:

@@ -170,6 +170,12 @@ def test_a_build_on_the_host_that_fails_shows_its_output(place: Place, tmp_path:
         place.install(plan)
 
 
+def test_what_a_compiler_said_long_before_the_end_is_told(place: Place, shop: Index) -> None:
+    report = 'echo "rye.c:1:2: error: no such thing"; for i in $(seq 200); do echo a report $i; done; exit 1'
+    with pytest.raises(InstallFailed, match="error: no such thing\n\\.\\.\\.\n(?s:.*)a report 200"):
+        place.install(place.plan("b1", [], setup_cmds=[report]))
+
+
 def test_set_up_commands_run_in_the_env(place: Place, shop: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/somewhere/else")
     root = place.home / "roots" / "r1" / "tree"

@@ -154,7 +154,7 @@ def test_what_is_wrong_is_said_without_the_value(home: Path, monkeypatch: pytest
         (lambda: rk.Secret("a", value=lambda: "").value(), "is empty"),
         (lambda: rk.Secret("a", value=lambda: "x" * 70_000).value(), "a secret has at most"),
         (lambda: rk.Secret("a", value=rk.Secret.keyring("s", "u")).value(), "pip install keyring"),
-        (lambda: rk.Secret("huggingface").value(), "HF_TOKEN, HUGGING_FACE_HUB_TOKEN, the file .*/huggingface/token"),
+        (lambda: rk.Secret("huggingface").value(), "HF_TOKEN; or HUGGING_FACE_HUB_TOKEN; or the file .*/huggingface/token"),
     ]  # fmt: skip
     monkeypatch.setitem(sys.modules, "keyring", None)
     for call, message in calls:
