@@ -21,7 +21,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from runkit.errors import UsageError
 from runkit.model import storage
-from runkit.model.digest import file_digest
+from runkit.model.digest import digest, file_digest
 from runkit.model.git_package import GitPackage, is_git
 from runkit.model.package import DISTRIBUTIONS, Package, anchored, is_path, refuse_unencoded_login, split_path
 from runkit.model.urls import expanded, unseen, without_credentials
@@ -78,7 +78,8 @@ class Requirements:
 
     def hidden(self) -> str | None:
         """A digest of what decides about the packages and is not in `portable`; None if there is nothing."""
-        return unseen([*self.lines, *self.constraints])
+        found = unseen([*self.lines, *self.constraints])
+        return digest(found) if found else None
 
     def portable(self) -> dict[str, list[str]]:
         """Lines and constraints as they may be stored: URLs without user names and passwords."""

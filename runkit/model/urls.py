@@ -6,8 +6,6 @@ import os
 import re
 from collections.abc import Iterable
 
-from runkit.model.digest import digest
-
 _URL = re.compile(r"\b(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>[^\s\"'`<>]*)")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 _HOST = r"(?:localhost|\d{1,3}(?:\.\d{1,3}){3}|(?:[\w-]+\.)+[A-Za-z]{2,})(?::\d+)?"
@@ -50,8 +48,8 @@ def expanded(text: str) -> str:
     return _VARIABLE.sub(lambda found: os.environ.get(found[1], found[0]), text)
 
 
-def unseen(lines: Iterable[str]) -> str | None:
-    """A digest of what lines ask for that is not seen when they are stored; None if nothing is hidden.
+def unseen(lines: Iterable[str]) -> list[str]:
+    """What lines ask for that is not seen when they are stored.
 
     The values of environment variables and of query strings decide what is installed. Those that look like tokens do not: a
     renewed token asks for nothing new.
@@ -62,7 +60,7 @@ def unseen(lines: Iterable[str]) -> str | None:
         seen = without_secrets(whole)
         if seen != without_credentials(line):
             hidden.append(seen)
-    return digest(hidden) if hidden else None
+    return hidden
 
 
 def _bare(scheme: str, rest: str) -> str:
