@@ -249,7 +249,7 @@ def env(
         reqs=_check_reqs(reqs, folder),
         env_vars=_check_variables(variables),
         env_file=env_file,
-        working_dir=_check_working_dir(working_dir, folder),
+        working_dir=_check_path("working_dir", working_dir, folder, "a folder", folder=True),
         setup_cmds=_check_commands(setup_cmds),
         python=_check_python(python),
         compute=check_compute(compute),
@@ -258,7 +258,7 @@ def env(
         conda=as_conda(conda_env, folder),
         secrets=as_secrets(secrets),
         package_sync=as_package_sync(package_sync),
-        lock_file=_check_lock(lock, folder),
+        lock_file=_check_path("lock", lock, folder, "a pylock.toml", folder=False),
         install_timeout=_check_seconds(install_timeout),
     )
     made = in_conda(made if base is None else _on_top(made, base))
@@ -417,14 +417,15 @@ def _check_variables(variables: Mapping[Any, Any]) -> dict[str, str]:
     return dict(variables)
 
 
-def _check_working_dir(working_dir: Any, base: Path) -> str | None:
-    if working_dir is None:
+def _check_path(name: str, given: Any, base: Path, what: str, folder: bool) -> str | None:
+    """The absolute path that an argument names: of a folder or of a file, which is `what`."""
+    if given is None:
         return None
-    if not isinstance(working_dir, (str, os.PathLike)):
-        raise UsageError(f"working_dir is a folder's path, not {_kind(working_dir)}")
-    found = anchored(os.fspath(working_dir), base)
-    if not found.is_dir():
-        raise UsageError(f"working_dir={os.fspath(working_dir)!r}: there is no folder {found}")
+    if not isinstance(given, (str, os.PathLike)):
+        raise UsageError(f"{name} is the path of {what}, not {_kind(given)}")
+    found = anchored(os.fspath(given), base)
+    if not (found.is_dir() if folder else found.is_file()):
+        raise UsageError(f"{name}={os.fspath(given)!r}: there is no {'folder' if folder else 'file'} {found}")
     return str(found)
 
 
@@ -447,17 +448,6 @@ def _check_python(python: Any) -> str | None:
     if (3, int(found[1])) < OLDEST_PYTHON:
         raise UsageError(f"python={python!r} is too old: the oldest is {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]}")
     return str(python)
-
-
-def _check_lock(lock: Any, folder: Path) -> str | None:
-    if lock is None:
-        return None
-    if not isinstance(lock, (str, os.PathLike)):
-        raise UsageError(f"lock is the path of a pylock.toml, not {_kind(lock)}")
-    found = anchored(os.fspath(lock), folder)
-    if not found.is_file():
-        raise UsageError(f"lock={os.fspath(lock)!r}: there is no file {found}")
-    return str(found)
 
 
 def _check_seconds(seconds: Any) -> float | None:
